@@ -1,0 +1,1 @@
+//! Quantize and patch model weights.

@@ -1,0 +1,3 @@
+//! The `reweight` command.
+
+fn main() {}
