@@ -1,5 +1,14 @@
 //! Files: mapped for reading, streamed and renamed for writing.
 
 mod bytes;
+pub mod float8;
+pub mod folder;
+pub mod gguf;
+pub mod model;
+pub mod natural;
+pub mod safetensors;
+pub mod weight;
 
 pub use bytes::Bytes;
+pub use model::{Model, ModelLayout};
+pub use weight::{Storage, Weight};

@@ -1,0 +1,278 @@
+//! A model as everything downstream sees it: named weights, a configuration, side files. Opens any supported layout.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::error::FileError;
+use crate::pack::compressed_tensors;
+use crate::store::folder::Folder;
+use crate::store::gguf::GgufFile;
+use crate::store::safetensors::SafetensorsFile;
+use crate::store::weight::{PlainTensor, Storage, Weight};
+use crate::store::{Bytes, natural};
+
+/// The index of a sharded folder.
+pub const INDEX_NAME: &str = "model.safetensors.index.json";
+/// The weights of a folder that is not sharded.
+pub const SINGLE_NAME: &str = "model.safetensors";
+/// The configuration of a folder.
+pub const CONFIG_NAME: &str = "config.json";
+/// What this toolkit says about a folder it wrote.
+pub const MANIFEST_NAME: &str = "reweight.json";
+
+/// An opened model. Weights are mapped, not read.
+#[derive(Clone, Debug)]
+pub struct Model {
+    path: PathBuf,
+    layout: ModelLayout,
+    weights: Vec<Weight>,
+    config: Option<Value>,
+    side_files: Vec<SideFile>,
+    left_behind: Vec<String>,
+}
+
+/// Which layout a model came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelLayout {
+    /// A Hugging Face folder, or the bundled one.
+    Folder,
+    /// One `.safetensors` file without configuration.
+    Safetensors,
+    /// One `.gguf` file, presented under Hugging Face names.
+    Gguf,
+}
+
+/// A file carried over beside the weights: tokenizer, chat template, licence.
+#[derive(Clone, Debug)]
+pub struct SideFile {
+    /// Path relative to the folder.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+impl Model {
+    /// Opens a folder, a `.safetensors` file or a `.gguf` file.
+    ///
+    /// Cost: reads headers and JSON files, no weights.
+    ///
+    /// # Errors
+    /// `FileError`, with the file, what was expected and what was found.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        let metadata = std::fs::metadata(path).map_err(FileError::io(path, "open"))?;
+        if metadata.is_dir() {
+            return Self::open_folder(&Folder::on_disk(path));
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gguf") => Self::open_gguf(path, path),
+            Some("safetensors") => {
+                let file = SafetensorsFile::open(path)?;
+                let weights = join_quantized(weights_of(&file, |_| true))?;
+                Ok(Self::new(path, ModelLayout::Safetensors, weights))
+            }
+            _ => Err(FileError::NoModel {
+                path: path.to_owned(),
+                what: "expected a folder, or a file named .safetensors or .gguf".into(),
+            }),
+        }
+    }
+
+    /// Opens a folder in the Hugging Face layout.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_folder(folder: &Folder) -> Result<Self, FileError> {
+        let names = folder.names()?;
+        let weights = match (folder.contains(INDEX_NAME), find_single(folder, &names)?) {
+            (true, _) => sharded(folder)?,
+            (false, Single::Safetensors(name)) => weights_of(&open_file(folder, &name)?, |_| true),
+            (false, Single::Gguf(name)) => return Self::open_gguf(&folder.root().join(name), folder.root()),
+        };
+        let mut model = Self::new(folder.root(), ModelLayout::Folder, join_quantized(weights)?);
+        if folder.contains(CONFIG_NAME) {
+            model.config = Some(folder.json(CONFIG_NAME)?);
+        }
+        for name in names {
+            if is_side_file(&name) {
+                model.side_files.push(SideFile { bytes: folder.bytes(&name)?, name });
+            } else if !is_weights_of_folder(&name) {
+                model.left_behind.push(name);
+            }
+        }
+        Ok(model)
+    }
+
+    fn open_gguf(file: &Path, path: &Path) -> Result<Self, FileError> {
+        let gguf = GgufFile::parse(file, Bytes::map(file)?)?;
+        let view = gguf.hugging_face()?;
+        let name = Arc::new(file.to_owned());
+        let weights = view.weights.into_iter().map(|imported| Weight {
+            name: imported.name,
+            shape: imported.shape,
+            file: Arc::clone(&name),
+            storage: Storage::Ggml(imported.rows),
+        });
+        let mut model = Self::new(path, ModelLayout::Gguf, weights.collect());
+        model.config = Some(view.config);
+        model.side_files = view.files.into_iter().map(|(name, bytes)| SideFile { name, bytes: Bytes::from_vec(bytes) }).collect();
+        Ok(model)
+    }
+
+    fn new(path: &Path, layout: ModelLayout, mut weights: Vec<Weight>) -> Self {
+        weights.sort_by(|a, b| natural::compare(&a.name, &b.name));
+        Self { path: path.to_owned(), layout, weights, config: None, side_files: Vec::new(), left_behind: Vec::new() }
+    }
+
+    /// Where it is, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The layout it came in.
+    #[must_use]
+    pub const fn layout(&self) -> ModelLayout {
+        self.layout
+    }
+
+    /// Every weight, in natural order of names: `layers.2` before `layers.10`.
+    #[must_use]
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    /// The configuration, where there is one.
+    #[must_use]
+    pub const fn config(&self) -> Option<&Value> {
+        self.config.as_ref()
+    }
+
+    /// A string of the configuration.
+    #[must_use]
+    pub fn config_text(&self, key: &str) -> Option<&str> {
+        self.config.as_ref()?.get(key)?.as_str()
+    }
+
+    /// Files that go with the weights; `config.json` is not among them.
+    #[must_use]
+    pub fn side_files(&self) -> &[SideFile] {
+        &self.side_files
+    }
+
+    /// Files of the folder that are neither weights in use nor carried over.
+    #[must_use]
+    pub fn left_behind(&self) -> &[String] {
+        &self.left_behind
+    }
+
+    /// How it is quantized already, or `None`.
+    #[must_use]
+    pub fn quant_method(&self) -> Option<String> {
+        let named = self.config.as_ref().and_then(compressed_tensors::quant_method);
+        let packed = self.weights.iter().any(|weight| matches!(weight.storage, Storage::Packed(_)));
+        named.or_else(|| packed.then(|| compressed_tensors::QUANT_METHOD.to_owned()))
+    }
+}
+
+enum Single {
+    Safetensors(String),
+    Gguf(String),
+}
+
+fn find_single(folder: &Folder, names: &[String]) -> Result<Single, FileError> {
+    if folder.contains(INDEX_NAME) || folder.contains(SINGLE_NAME) {
+        return Ok(Single::Safetensors(SINGLE_NAME.to_owned()));
+    }
+    let with = |extension: &str| -> Vec<&String> {
+        names.iter().filter(|name| !name.contains('/') && name.ends_with(extension)).collect()
+    };
+    match (with(".safetensors")[..].as_ref(), with(".gguf")[..].as_ref()) {
+        ([one], _) => Ok(Single::Safetensors((*one).clone())),
+        ([], [one]) => Ok(Single::Gguf((*one).clone())),
+        (safetensors, gguf) => Err(FileError::NoModel {
+            path: folder.root().to_owned(),
+            what: format!(
+                "expected {SINGLE_NAME}, {INDEX_NAME} or one .gguf file, found {} .safetensors and {} .gguf files",
+                safetensors.len(),
+                gguf.len()
+            ),
+        }),
+    }
+}
+
+fn open_file(folder: &Folder, name: &str) -> Result<SafetensorsFile, FileError> {
+    SafetensorsFile::parse(&folder.root().join(name), folder.bytes(name)?)
+}
+
+fn weights_of(file: &SafetensorsFile, wanted: impl Fn(&str) -> bool) -> Vec<Weight> {
+    let path = Arc::new(file.path().to_owned());
+    let wanted = file.tensors().iter().filter(|entry| wanted(&entry.name));
+    wanted
+        .map(|entry| Weight {
+            name: entry.name.clone(),
+            shape: entry.shape.clone(),
+            file: Arc::clone(&path),
+            storage: Storage::Plain(PlainTensor { dtype: entry.dtype, bytes: file.bytes().clone(), range: entry.range.clone() }),
+        })
+        .collect()
+}
+
+fn join_quantized(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
+    if weights.iter().any(|weight| weight.name.ends_with(".weight_packed")) { compressed_tensors::join(weights) } else { Ok(weights) }
+}
+
+/// Reads the index and requires that it and the shards agree on every name.
+fn sharded(folder: &Folder) -> Result<Vec<Weight>, FileError> {
+    let index_path = folder.root().join(INDEX_NAME);
+    let malformed = |what: String| FileError::Malformed { path: index_path.clone(), format: "index", what };
+    let index = folder.json(INDEX_NAME)?;
+    let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| malformed("expected an object `weight_map`".into()))?;
+    let mut shards: BTreeMap<&str, HashMap<&str, bool>> = BTreeMap::new();
+    for (tensor, file) in map {
+        let file = file.as_str().filter(|file| is_plain_name(file));
+        let file = file.ok_or_else(|| malformed(format!("tensor {tensor:?}: expected the name of a file in this folder")))?;
+        shards.entry(file).or_default().insert(tensor, false);
+    }
+    let mut weights = Vec::with_capacity(map.len());
+    for (file, mut wanted) in shards {
+        let shard = open_file(folder, file)?;
+        for entry in shard.tensors() {
+            match (wanted.get_mut(entry.name.as_str()), map.get(&entry.name)) {
+                (Some(seen), _) => *seen = true,
+                (None, Some(_)) => {} // The index takes this name from another shard.
+                (None, None) => return Err(malformed(format!("tensor {:?} of shard {file:?} is not in the index", entry.name))),
+            }
+        }
+        let mut missing: Vec<_> = wanted.iter().filter(|(_, seen)| !**seen).map(|(name, _)| *name).collect();
+        missing.sort_unstable();
+        if let Some(name) = missing.first() {
+            return Err(malformed(format!("tensor {name:?} is not in shard {file:?}, where the index places it")));
+        }
+        weights.extend(weights_of(&shard, |name| wanted.contains_key(name)));
+    }
+    Ok(weights)
+}
+
+/// A name that stays inside the folder, whatever a hostile index says.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != ".."
+}
+
+fn extension(name: &str) -> &str {
+    name.rsplit('/').next().and_then(|file| file.rsplit_once('.')).map_or("", |(_, extension)| extension)
+}
+
+fn is_side_file(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let known = ["json", "jsonl", "txt", "model", "jinja", "md", "py", "tiktoken", "spm", "bpe", "vocab", "merges"];
+    let written_anew = name == CONFIG_NAME || name == MANIFEST_NAME || file.ends_with(".index.json");
+    let licence = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|start| file.starts_with(start));
+    !written_anew && (known.contains(&extension(name)) || licence)
+}
+
+fn is_weights_of_folder(name: &str) -> bool {
+    name == CONFIG_NAME || name == MANIFEST_NAME || name == INDEX_NAME || (extension(name) == "safetensors" && !name.contains('/'))
+}

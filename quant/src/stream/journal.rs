@@ -1,0 +1,109 @@
+//! The journal: which tensors are finished, what they hash to, how far they are from their source.
+//!
+//! One JSON line a tensor, appended after its bytes are written. A torn last line is dropped; a record counts on resume
+//! only if the bytes in the shard still hash to it and the source still hashes to what it was made from.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::encode::TensorError;
+use crate::error::{Error, FileError, RunError};
+
+/// The name of the journal in the staging folder.
+pub const JOURNAL_NAME: &str = ".journal.jsonl";
+
+/// What is known of a finished tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Name of the weight.
+    pub name: String,
+    /// BLAKE3 of its bytes in the source.
+    pub source: String,
+    /// BLAKE3 of each tensor it became.
+    pub outputs: Vec<String>,
+    /// Squared error, and that of `rtn`.
+    pub squared: f64,
+    /// See `squared`.
+    pub squared_rtn: f64,
+}
+
+impl Record {
+    /// The squared errors.
+    #[must_use]
+    pub const fn error(&self) -> TensorError {
+        TensorError { squared: self.squared, squared_rtn: self.squared_rtn }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    fingerprint: String,
+}
+
+/// An open journal, at its end.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    /// Opens the journal of a staging folder, or starts one, and returns the records it holds.
+    ///
+    /// # Errors
+    /// `RunError::OtherJournal` where the fingerprint is another, `FileError::Io`.
+    pub fn open(folder: &Path, fingerprint: &str) -> Result<(Self, HashMap<String, Record>), Error> {
+        let path = folder.join(JOURNAL_NAME);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(FileError::Io { path, doing: "read", source: error }.into()),
+        };
+        // What follows the last line break was being written when the process died.
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        let mut lines = whole.lines();
+        let mut records = HashMap::new();
+        if let Some(head) = lines.next() {
+            let head: Option<Head> = serde_json::from_str(head).ok();
+            if head.is_none_or(|head| head.fingerprint != fingerprint) {
+                return Err(RunError::OtherJournal { partial: folder.to_owned() }.into());
+            }
+            let parsed = lines.filter_map(|line| serde_json::from_str::<Record>(line).ok());
+            records.extend(parsed.map(|record| (record.name.clone(), record)));
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(FileError::io(&path, "open"))?;
+        file.set_len(whole.len() as u64).map_err(FileError::io(&path, "cut"))?;
+        if whole.is_empty() {
+            append(&mut file, &Head { fingerprint: fingerprint.to_owned() }).map_err(FileError::io(&path, "write"))?;
+        }
+        Ok((Self { path, file }, records))
+    }
+
+    /// Adds a finished tensor.
+    ///
+    /// # Errors
+    /// `FileError::Io`.
+    pub fn add(&mut self, record: &Record) -> Result<(), FileError> {
+        append(&mut self.file, record).map_err(FileError::io(&self.path, "write"))
+    }
+
+    /// Removes the journal: the target is complete.
+    ///
+    /// # Errors
+    /// `FileError::Io`.
+    pub fn remove(self) -> Result<(), FileError> {
+        std::fs::remove_file(&self.path).map_err(FileError::io(&self.path, "remove"))
+    }
+}
+
+fn append(file: &mut File, value: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
