@@ -1,0 +1,238 @@
+//! Range search: a scale and a zero that minimise the squared error of a group, within a budget of trials.
+
+use crate::grid::{Grid, RowCodes, RowErrors};
+use crate::lanes::{Chunks, Lanes, MAGIC, chunks};
+use crate::rtn::{BLOCK, Params, encode, min_max, round_scales};
+
+/// Trials a group when nothing else is asked for.
+pub const DEFAULT_CANDIDATES: usize = 20;
+
+/// Grids tried at once: enough to hide the latency of a sum, few enough for sixteen registers.
+const BATCH: usize = 4;
+
+/// What a trial learns: with the codes k that are nearest at its scale, the sums of `h w k` and `h k k`.
+#[derive(Clone, Copy)]
+struct Moments {
+    hwk: [f32; BATCH],
+    hkk: [f32; BATCH],
+}
+
+struct Trial<S: Lanes> {
+    inverse: S::F,
+    lowest: S::F,
+    highest: S::F,
+    hwk: S::F,
+    hkk: S::F,
+}
+
+impl<S: Lanes> Trial<S> {
+    #[inline(always)]
+    fn add<const WEIGHTED: bool>(&mut self, s: S, magic: S::F, v: S::F, h: S::F) {
+        let shifted = s.add(s.mul(v, self.inverse), magic);
+        let k = s.sub(s.max(s.min(shifted, self.highest), self.lowest), magic);
+        let hk = if WEIGHTED { s.mul(k, h) } else { k };
+        self.hwk = s.add(self.hwk, s.mul(hk, v));
+        self.hkk = s.add(self.hkk, s.mul(hk, k));
+    }
+}
+
+/// Rounds a group to four grids at once.
+#[inline(always)]
+fn try_batch<S: Lanes, const WEIGHTED: bool>(
+    s: S,
+    code_max: f32,
+    scales: &[f32; BATCH],
+    zeros: &[f32; BATCH],
+    values: &[f32],
+    weights: &[f32],
+) -> Moments {
+    let magic = s.splat(MAGIC);
+    let start = |i: usize| Trial::<S> {
+        inverse: s.splat(1.0 / scales[i]),
+        lowest: s.splat(MAGIC - zeros[i]),
+        highest: s.splat(MAGIC + (code_max - zeros[i])),
+        hwk: s.splat(0.0),
+        hkk: s.splat(0.0),
+    };
+    let mut trials = [start(0), start(1), start(2), start(3)];
+    let Chunks { full, tail } = chunks(values);
+    let weights = chunks(weights);
+    for (v, h) in full.iter().zip(weights.full) {
+        let (v, h) = (s.load(v), s.load(h));
+        for trial in &mut trials {
+            trial.add::<WEIGHTED>(s, magic, v, h);
+        }
+    }
+    if let (Some(v), Some(h)) = (&tail, &weights.tail) {
+        let (v, h) = (s.load(v), s.load(h));
+        for trial in &mut trials {
+            trial.add::<WEIGHTED>(s, magic, v, h);
+        }
+    }
+    let mut moments = Moments { hwk: [0.0; BATCH], hkk: [0.0; BATCH] };
+    for (i, trial) in trials.iter().enumerate() {
+        moments.hwk[i] = s.sum(trial.hwk);
+        moments.hkk[i] = s.sum(trial.hkk);
+    }
+    moments
+}
+
+/// Grids to try together, and how many of them count.
+struct Round {
+    scales: [f32; BLOCK],
+    zeros: [f32; BLOCK],
+    n: usize,
+}
+
+/// The best grid so far. `gain` is by how much it lowers the group's squared error below that of all zeros.
+#[derive(Clone, Copy)]
+struct Best {
+    scale: f32,
+    zero: f32,
+    gain: f32,
+}
+
+/// One group under search. Without weights, `weights` is any slice of the same length, unread.
+struct Group<'a> {
+    grid: Grid,
+    values: &'a [f32],
+    weights: &'a [f32],
+}
+
+impl Group<'_> {
+    /// Tries every grid of a round; then, for the codes each one gave, takes the least-squares scale as it would be
+    /// stored: at scale s the error is `sum h w w - s (2 sum h w k - s sum h k k)`.
+    #[inline(always)]
+    fn try_round<S: Lanes, const WEIGHTED: bool>(&self, s: S, round: &Round, best: &mut Best) {
+        let code_max = f32::from(self.grid.code_max());
+        let (mut hwk, mut hkk) = ([0.0; BLOCK], [1.0; BLOCK]);
+        let moments = hwk.as_chunks_mut::<BATCH>().0.iter_mut().zip(hkk.as_chunks_mut::<BATCH>().0);
+        let batches = round.scales.as_chunks::<BATCH>().0.iter().zip(round.zeros.as_chunks::<BATCH>().0);
+        for ((scales, zeros), (hwk, hkk)) in batches.zip(moments).take(round.n.div_ceil(BATCH)) {
+            let batch = try_batch::<S, WEIGHTED>(s, code_max, scales, zeros, self.values, self.weights);
+            (*hwk, *hkk) = (batch.hwk, batch.hkk);
+        }
+        let mut refit = [0.0; BLOCK];
+        for (refit, (hwk, hkk)) in refit.iter_mut().zip(hwk.iter().zip(&hkk)) {
+            // No code but the zero's: any scale is as good, and its gain is 0.
+            *refit = if *hkk > 0.0 { hwk / hkk } else { 1.0 };
+        }
+        round_scales(s, self.grid.scale(), &mut refit);
+        for i in 0..round.n {
+            let gain = refit[i] * (2.0 * hwk[i] - refit[i] * hkk[i]);
+            if gain > best.gain {
+                *best = Best { scale: refit[i], zero: round.zeros[i], gain };
+            }
+        }
+    }
+}
+
+/// The smallest part of the min/max range worth trying, by bits.
+const SHRINK: [f32; 9] = [1.0, 1.0, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.97];
+
+/// The trials that cover the whole range: shrunken ranges, with the two zeros nearest to the range's low end.
+#[inline(always)]
+fn cover(grid: Grid, scale: f32, zero: f32, origin: f32, n: usize) -> Round {
+    let code_max = f32::from(grid.code_max());
+    let other = if origin > zero { zero + 1.0 } else { zero - 1.0 };
+    let zeros = if grid.symmetric() || !(0.0..=code_max).contains(&other) { [zero, zero] } else { [zero, other] };
+    let n = n.min(8);
+    let mut round = Round { scales: [scale; BLOCK], zeros: [zero; BLOCK], n };
+    let least = SHRINK[usize::from(grid.bits())];
+    for i in 0..n {
+        let part = (i as f32 + 0.5) / n as f32;
+        round.scales[i] = scale * (least + (1.0 - least) * part);
+        round.zeros[i] = zeros[i % 2];
+    }
+    round
+}
+
+/// The trials around the best grid so far.
+#[inline(always)]
+fn refine(grid: Grid, best: &Best, spread: f32, n: usize) -> Round {
+    let code_max = f32::from(grid.code_max());
+    let mut round = Round { scales: [best.scale; BLOCK], zeros: [best.zero; BLOCK], n: n.min(4) };
+    round.scales[1] = best.scale * (1.0 - spread);
+    round.scales[2] = best.scale * (1.0 + spread);
+    if grid.symmetric() {
+        round.scales[3] = best.scale * (1.0 - 2.0 * spread);
+    } else {
+        round.zeros[3] = if best.zero < code_max { best.zero + 1.0 } else { best.zero - 1.0 };
+    }
+    round
+}
+
+#[inline(always)]
+fn search_group<S: Lanes, const WEIGHTED: bool>(
+    s: S,
+    group: &Group<'_>,
+    (scale, zero, origin): (f32, f32, f32),
+    n_candidates: usize,
+) -> Best {
+    let mut best = Best { scale, zero, gain: 0.0 };
+    let round = cover(group.grid, scale, zero, origin, n_candidates);
+    group.try_round::<S, WEIGHTED>(s, &round, &mut best);
+    let mut left = n_candidates - round.n;
+    let mut spread = 0.04;
+    while left > 0 {
+        let round = refine(group.grid, &best, spread, left);
+        group.try_round::<S, WEIGHTED>(s, &round, &mut best);
+        left -= round.n;
+        spread *= 0.5;
+    }
+    best
+}
+
+#[inline(always)]
+pub(crate) fn search<S: Lanes>(
+    s: S,
+    grid: Grid,
+    group: usize,
+    row: &[f32],
+    weights: Option<&[f32]>,
+    n_candidates: usize,
+    out: &mut RowCodes<'_>,
+) -> RowErrors {
+    match weights {
+        Some(weights) => search_row::<S, true>(s, grid, group, row, weights, n_candidates, out),
+        None => search_row::<S, false>(s, grid, group, row, row, n_candidates, out),
+    }
+}
+
+#[inline(always)]
+fn search_row<S: Lanes, const WEIGHTED: bool>(
+    s: S,
+    grid: Grid,
+    group: usize,
+    row: &[f32],
+    weights: &[f32],
+    n_candidates: usize,
+    out: &mut RowCodes<'_>,
+) -> RowErrors {
+    let mut errors = RowErrors::default();
+    let width = group * BLOCK;
+    let blocks = row.chunks(width).zip(weights.chunks(width)).zip(out.codes.chunks_mut(width));
+    let params = out.scales.chunks_mut(BLOCK).zip(out.zeros.chunks_mut(BLOCK));
+    for (((values, weights), codes), (scales, zeros)) in blocks.zip(params) {
+        let Params { scales: rtn_scales, zeros: rtn_zeros, origins } = min_max(s, grid, group, values);
+        let groups = values.chunks(group).zip(weights.chunks(group)).zip(codes.chunks_mut(group));
+        for (i, ((values, weights), codes)) in groups.enumerate() {
+            let rtn = (rtn_scales[i], rtn_zeros[i]);
+            let error_rtn = encode::<S, WEIGHTED>(s, grid, rtn, values, weights, codes);
+            let group = Group { grid, values, weights };
+            let best = search_group::<S, WEIGHTED>(s, &group, (rtn.0, rtn.1, origins[i]), n_candidates);
+            let mut kept = (best.scale, best.zero);
+            let mut error = encode::<S, WEIGHTED>(s, grid, kept, values, weights, codes);
+            // Trials are ranked by a sum that rounds differently from the error that counts: that one decides here.
+            let better = error < error_rtn;
+            if !better {
+                kept = rtn;
+                error = encode::<S, WEIGHTED>(s, grid, kept, values, weights, codes);
+            }
+            (scales[i], zeros[i]) = (kept.0, kept.1 as u8);
+            errors.squared += f64::from(error);
+            errors.squared_rtn += f64::from(error_rtn);
+        }
+    }
+    errors
+}

@@ -1,0 +1,258 @@
+//! The table of entry points: chosen once, checked here, so that a kernel may rely on the lengths it is given.
+
+use std::sync::LazyLock;
+
+use crate::grid::{Grid, RowCodes, RowErrors};
+use crate::pack::packed_len;
+use crate::reduce::Extent;
+use crate::scalar;
+
+/// The variable that names the table [`best`] and [`select`] give.
+const VARIABLE: &str = "REWEIGHT_KERNELS";
+
+/// Names that mean something on some machine.
+const KNOWN: [&str; 3] = ["scalar", "avx2", "avx512"];
+
+type Widen = fn(&[u8], &mut [f32]);
+type Narrow = fn(&[f32], &mut [u8]);
+type SquaredError = fn(usize, &[f32], &[f32], Option<&[f32]>) -> f64;
+type Rtn = fn(Grid, usize, &[f32], Option<&[f32]>, &mut RowCodes<'_>) -> RowErrors;
+type Dequantize = fn(usize, &[u8], &[f32], &[u8], &mut [f32]);
+type Search = fn(Grid, usize, &[f32], Option<&[f32]>, usize, &mut RowCodes<'_>) -> RowErrors;
+
+/// The kernels of one instruction set. Every table gives the same bits.
+///
+/// Methods check lengths and panic where they do not fit: that is a mistake of the calling code, never of a file.
+pub struct Kernels {
+    /// `scalar`, `avx2` or `avx512`.
+    pub name: &'static str,
+    pub(crate) bf16_to_f32: Widen,
+    pub(crate) f16_to_f32: Widen,
+    pub(crate) f32_to_bf16: Narrow,
+    pub(crate) f32_to_f16: Narrow,
+    pub(crate) first_non_finite: fn(&[f32]) -> Option<usize>,
+    pub(crate) extent: fn(&[f32]) -> Option<Extent>,
+    pub(crate) squared_error: SquaredError,
+    pub(crate) rtn: Rtn,
+    pub(crate) search: Search,
+    pub(crate) pack: fn(u8, &[u8], &mut [u8]),
+    pub(crate) unpack: fn(u8, &[u8], &mut [u8]),
+    pub(crate) dequantize: Dequantize,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Why no table could be given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelsError {
+    /// No table has this name.
+    #[error("unknown kernels `{}`: expected `auto`, `scalar`, `avx2` or `avx512`", name.escape_debug())]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// The name is known, but this machine cannot run it.
+    #[error("kernels `{name}` need instructions that this machine lacks: it has {}", names(supported))]
+    Unsupported {
+        /// What was asked for.
+        name: &'static str,
+        /// What this machine can run.
+        supported: Vec<&'static str>,
+    },
+}
+
+fn names(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Every table this machine can run, the plainest first and the fastest last.
+#[must_use]
+pub fn supported() -> Vec<&'static Kernels> {
+    vec![&scalar::SCALAR]
+}
+
+/// The table of that name, if this machine can run it.
+#[must_use]
+pub fn by_name(name: &str) -> Option<&'static Kernels> {
+    supported().into_iter().find(|kernels| kernels.name == name)
+}
+
+/// The table of that name; with no name, the one the variable `REWEIGHT_KERNELS` names; without either, or for `auto`,
+/// the fastest.
+///
+/// # Errors
+/// `KernelsError` where the name or the variable's value is unknown, or not for this machine.
+pub fn select(name: Option<&str>) -> Result<&'static Kernels, KernelsError> {
+    let variable = std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned());
+    let Some(name) = name.or(variable.as_deref()) else { return Ok(fastest()) };
+    if name == "auto" || name.is_empty() {
+        return Ok(fastest());
+    }
+    by_name(name).ok_or_else(|| match KNOWN.into_iter().find(|known| *known == name) {
+        Some(name) => KernelsError::Unsupported { name, supported: supported().iter().map(|k| k.name).collect() },
+        None => KernelsError::Unknown { name: name.to_owned() },
+    })
+}
+
+fn fastest() -> &'static Kernels {
+    supported().last().copied().unwrap_or(&scalar::SCALAR)
+}
+
+/// The table to use when nobody asked for one: what `REWEIGHT_KERNELS` names, else the fastest. Chosen once.
+///
+/// A variable that names no table of this machine is passed over here; a program reports it by calling [`select`]
+/// with no name first.
+#[must_use]
+pub fn best() -> &'static Kernels {
+    static BEST: LazyLock<&'static Kernels> = LazyLock::new(|| select(None).unwrap_or_else(|_| fastest()));
+    *BEST
+}
+
+impl Kernels {
+    /// Widens little-endian bf16, two bytes a value, exactly: the bits of a NaN are kept too.
+    ///
+    /// # Panics
+    /// Unless there are two bytes for each value.
+    pub fn bf16_to_f32(&self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), 2 * out.len(), "two bytes a value");
+        (self.bf16_to_f32)(bytes, out);
+    }
+
+    /// Widens little-endian f16, two bytes a value. A NaN stays one with the same payload and becomes quiet.
+    ///
+    /// # Panics
+    /// Unless there are two bytes for each value.
+    pub fn f16_to_f32(&self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), 2 * out.len(), "two bytes a value");
+        (self.f16_to_f32)(bytes, out);
+    }
+
+    /// Rounds to bf16, half to even. Values beyond the largest become infinite; a NaN becomes quiet.
+    ///
+    /// # Panics
+    /// Unless there are two bytes for each value.
+    pub fn f32_to_bf16(&self, values: &[f32], out: &mut [u8]) {
+        assert_eq!(out.len(), 2 * values.len(), "two bytes a value");
+        (self.f32_to_bf16)(values, out);
+    }
+
+    /// Rounds to f16, half to even. Values beyond the largest become infinite; a NaN becomes quiet.
+    ///
+    /// # Panics
+    /// Unless there are two bytes for each value.
+    pub fn f32_to_f16(&self, values: &[f32], out: &mut [u8]) {
+        assert_eq!(out.len(), 2 * values.len(), "two bytes a value");
+        (self.f32_to_f16)(values, out);
+    }
+
+    /// The index of the first NaN or infinity.
+    #[must_use]
+    pub fn first_non_finite(&self, values: &[f32]) -> Option<usize> {
+        (self.first_non_finite)(values)
+    }
+
+    /// The smallest and the largest value; nothing for an empty slice. Values must not be NaN.
+    #[must_use]
+    pub fn extent(&self, values: &[f32]) -> Option<Extent> {
+        (self.extent)(values)
+    }
+
+    /// The sum of `(a - b)^2 * weight` in the order of the quantizers: with `a` dequantized and `b` the values that
+    /// were quantized, in the same groups, it is the error they reported, bit for bit.
+    ///
+    /// # Panics
+    /// Unless the slices are equally long and `group` is at least 1.
+    #[must_use]
+    pub fn squared_error(&self, group: usize, a: &[f32], b: &[f32], weights: Option<&[f32]>) -> f64 {
+        assert!(group > 0, "a group has a value");
+        assert_eq!(a.len(), b.len(), "as many values on both sides");
+        assert!(weights.is_none_or(|weights| weights.len() == a.len()), "a weight for each value");
+        (self.squared_error)(group, a, b, weights)
+    }
+
+    /// Quantizes a row to nearest on the min/max grid of each group. Values are finite; reads the row twice, group by
+    /// group.
+    ///
+    /// A `group` longer than the row means the whole row; the last group may be short. Weights change the reported
+    /// error only.
+    ///
+    /// # Panics
+    /// Unless lengths fit the row, as [`RowCodes`] states them, and `group` is at least 1.
+    pub fn rtn(
+        &self,
+        grid: Grid,
+        group: usize,
+        row: &[f32],
+        weights: Option<&[f32]>,
+        out: &mut RowCodes<'_>,
+    ) -> RowErrors {
+        check_row(group, row, weights, out);
+        (self.rtn)(grid, group.min(row.len().max(1)), row, weights, out)
+    }
+
+    /// Quantizes a row with the scale and zero of each group that make its squared error small, weighted when weights
+    /// are given (finite and not negative), within a budget of `n_candidates` trial grids a group.
+    ///
+    /// No group comes out worse than [`Kernels::rtn`] would leave it. [`DEFAULT_CANDIDATES`](crate::DEFAULT_CANDIDATES)
+    /// is a good budget; the cost grows with it.
+    ///
+    /// # Panics
+    /// As [`Kernels::rtn`].
+    pub fn search(
+        &self,
+        grid: Grid,
+        group: usize,
+        row: &[f32],
+        weights: Option<&[f32]>,
+        n_candidates: usize,
+        out: &mut RowCodes<'_>,
+    ) -> RowErrors {
+        check_row(group, row, weights, out);
+        (self.search)(grid, group.min(row.len().max(1)), row, weights, n_candidates, out)
+    }
+
+    /// Packs codes to a dense stream of bits in little-endian 32-bit words; only the low `bits` bits of a code count.
+    ///
+    /// # Panics
+    /// Unless `bits` is 2 to 8 and `out` is [`packed_len`](crate::packed_len) long.
+    pub fn pack(&self, bits: u8, codes: &[u8], out: &mut [u8]) {
+        assert!((2..=8).contains(&bits), "codes are 2 to 8 bits wide");
+        assert_eq!(out.len(), packed_len(bits, codes.len()), "whole words for the codes");
+        (self.pack)(bits, codes, out);
+    }
+
+    /// The reverse of [`Kernels::pack`].
+    ///
+    /// # Panics
+    /// Unless `bits` is 2 to 8 and `packed` is [`packed_len`](crate::packed_len) long.
+    pub fn unpack(&self, bits: u8, packed: &[u8], codes: &mut [u8]) {
+        assert!((2..=8).contains(&bits), "codes are 2 to 8 bits wide");
+        assert_eq!(packed.len(), packed_len(bits, codes.len()), "whole words for the codes");
+        (self.unpack)(bits, packed, codes);
+    }
+
+    /// Values of codes: `(code - zero) * scale`, one rounding a value.
+    ///
+    /// # Panics
+    /// Unless there are as many values as codes, a scale and a zero for each group, and `group` is at least 1.
+    pub fn dequantize(&self, group: usize, codes: &[u8], scales: &[f32], zeros: &[u8], out: &mut [f32]) {
+        assert!(group > 0, "a group has a value");
+        assert_eq!(codes.len(), out.len(), "a value for each code");
+        let n_groups = codes.len().div_ceil(group);
+        assert_eq!((scales.len(), zeros.len()), (n_groups, n_groups), "a scale and a zero for each group");
+        (self.dequantize)(group, codes, scales, zeros, out);
+    }
+}
+
+fn check_row(group: usize, row: &[f32], weights: Option<&[f32]>, out: &RowCodes<'_>) {
+    assert!(group > 0, "a group has a value");
+    let n_groups = row.len().div_ceil(group);
+    assert_eq!(out.codes.len(), row.len(), "a code for each value");
+    assert_eq!((out.scales.len(), out.zeros.len()), (n_groups, n_groups), "a scale and a zero for each group");
+    assert!(weights.is_none_or(|weights| weights.len() == row.len()), "a weight for each value");
+}
