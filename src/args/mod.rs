@@ -1,0 +1,449 @@
+//! What the command line accepts: one struct per verb, nothing but types and their help. Parsing a value is in [`value`];
+//! what a verb does is in `commands`. The help of every verb is committed under `tests/cli/snapshots`.
+
+mod value;
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::ErrorKind;
+use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+pub(crate) use value::{ReportFile, ReportFormat, ShardSize, TensorScheme};
+
+/// Quantize and patch model weights: smaller models you can trust
+///
+/// A model is a Hugging Face folder (config.json and *.safetensors), one .safetensors file or one .gguf file. It is only
+/// ever read: what a verb writes goes to TARGET, which appears complete or not at all.
+#[derive(Debug, PartialEq, Parser)]
+#[command(
+    name = "reweight",
+    bin_name = "reweight",
+    version,
+    max_term_width = 80,
+    styles = STYLES,
+    after_long_help = EXIT_STATUS,
+)]
+pub(crate) struct Args {
+    /// What every verb takes.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default())
+    .error(AnsiColor::Red.on_default().bold())
+    .valid(AnsiColor::Cyan.on_default())
+    .invalid(AnsiColor::Yellow.on_default());
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    done
+  1    a check failed (verify, diff --fail-above)
+  2    wrong usage or bad input
+  3    input/output or internal error
+  130  interrupted
+
+Examples:
+  reweight inspect ./model
+  reweight quantize ./model ./model-int4
+  reweight diff ./model ./model-int4";
+
+/// Options that every verb takes, before or after its name.
+#[derive(Debug, PartialEq, Group)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Print one JSON document instead of text
+    ///
+    /// The document goes to standard output and has `"schema": 1`. Errors stay text on standard error, and then standard
+    /// output stays empty.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Threads to use [default: all cores]
+    ///
+    /// The bytes written do not depend on it.
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// SIMD kernels to use [auto, scalar, avx2, avx512, neon]
+    ///
+    /// `auto` takes the fastest that this machine has. The bytes written do not depend on it.
+    #[arg(long, global = true, value_enum, value_name = "NAME", default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
+    pub(crate) kernels: KernelChoice,
+
+    /// When to use color [auto, always, never]
+    ///
+    /// `auto` colors a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`; `CLICOLOR_FORCE` colors a pipe as well. What a
+    /// color says, a word says too.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
+    pub(crate) color: ColorChoice,
+
+    /// Print data and errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    /// Say what is decided; -vv also files and kernels
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// Which table of kernels to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KernelChoice {
+    /// The fastest that this machine has.
+    #[default]
+    Auto,
+    /// Plain Rust, which defines what is correct.
+    Scalar,
+    /// `x86-64` with AVX2 and FMA.
+    Avx2,
+    /// `x86-64` with AVX-512.
+    Avx512,
+    /// `AArch64`.
+    Neon,
+}
+
+/// When to use color.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// As the terminal and the environment say.
+    #[default]
+    Auto,
+    /// Even into a file.
+    Always,
+    /// Not even on a terminal.
+    Never,
+}
+
+/// The verbs. Each one's help is the documentation of its type.
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum Verb {
+    Inspect(Inspect),
+    Quantize(Quantize),
+    Convert(Convert),
+    Diff(Diff),
+    Verify(Verify),
+    Generate(Generate),
+}
+
+/// Show what a model holds, without reading its weights
+///
+/// Lists tensors with their shape, type and size. Only headers are read, so a model of any size takes a moment.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight inspect ./model
+  reweight inspect model.gguf --tensors '*.attn_q.*'
+  reweight inspect ./model --json | jq '.tensors[].name'")]
+pub(crate) struct Inspect {
+    /// Folder, .safetensors file or .gguf file
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: PathBuf,
+
+    /// Show only tensors whose name matches this glob
+    #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
+    pub(crate) tensors: Option<String>,
+}
+
+/// Write a smaller copy of a model
+///
+/// Stores the weights of linear layers in few bits and keeps everything else. With no options it writes 4-bit integers
+/// in groups of 128 (`int4-g128`), a layout that inference engines load. MODEL is never written, and TARGET is read again
+/// and checked before it appears.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight quantize ./model ./model-int4
+  reweight quantize ./model ./model-int3 --scheme int3-g64 --keep '*.down_proj.*'
+  reweight quantize ./model ./mixed --tensor '*.self_attn.*=int8-g128'
+  reweight quantize ./model ./model-int4 --dry-run --json")]
+pub(crate) struct Quantize {
+    /// Folder, .safetensors file or .gguf file
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: PathBuf,
+
+    /// What to write; must not exist without --force
+    #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
+    pub(crate) target: PathBuf,
+
+    /// How weights are stored
+    ///
+    /// For example `int4-g128` (4 bits, groups of 128 input channels that share a scale and a zero point), `int4-g128-sym`
+    /// (no zero point) or `int3-g64`.
+    #[arg(long, value_name = "SCHEME", default_value = "int4-g128", value_hint = ValueHint::Other)]
+    pub(crate) scheme: String,
+
+    /// How values are chosen
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) method: Method,
+
+    /// Layout of the files
+    #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_possible_values = true)]
+    pub(crate) to: Container,
+
+    /// Leave tensors that match unquantized (repeatable)
+    #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
+    pub(crate) keep: Vec<String>,
+
+    /// Scheme for tensors that match (repeatable)
+    ///
+    /// The last one that matches a tensor wins. The pattern is a glob over names, such as `model.layers.*.mlp.*`.
+    #[arg(long, value_name = "PATTERN=SCHEME", value_parser = value::tensor_scheme, value_hint = ValueHint::Other)]
+    pub(crate) tensor: Vec<TensorScheme>,
+
+    /// Type of the scales [auto, f16, bf16, f32]
+    ///
+    /// `auto` takes the type of the tensor that is quantized.
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
+    pub(crate) scale_dtype: AutoDtype,
+
+    /// Type of what is kept from a GGUF [auto, bf16, f16, f32]
+    ///
+    /// Applies to what is not quantized when MODEL is a .gguf file. Other models keep the types that they have.
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
+    pub(crate) dtype: AutoDtype,
+
+    /// How files are written.
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+
+    /// Fail where a tensor cannot take its scheme
+    ///
+    /// Without it such a tensor is kept unquantized, with a warning.
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// Also write the report to FILE (.json or .md)
+    #[arg(long, value_name = "FILE", value_parser = value::report_file, value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<ReportFile>,
+}
+
+/// Write an unquantized copy of a model
+///
+/// Turns every stored weight back into floating point, for tools that read nothing else.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight convert model-q4_k_m.gguf ./model-bf16 --to bf16
+  reweight convert ./model-int4 ./model-f32 --to f32 --dry-run")]
+pub(crate) struct Convert {
+    /// Folder, .safetensors file or .gguf file
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: PathBuf,
+
+    /// What to write; must not exist without --force
+    #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
+    pub(crate) target: PathBuf,
+
+    /// Type of every floating-point tensor written
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub(crate) to: FloatDtype,
+
+    /// How files are written.
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+}
+
+/// Compare two models tensor by tensor
+///
+/// Quantized tensors are turned back into floating point first, so the two may be stored in different ways.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight diff ./model ./model-int4
+  reweight diff ./model ./model-int4 --tensors '*.mlp.*' --json
+  reweight diff ./model ./model-int4 --fail-above 1e-5")]
+pub(crate) struct Diff {
+    /// The model to compare with
+    #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
+    pub(crate) a: PathBuf,
+
+    /// The model to compare
+    #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
+    pub(crate) b: PathBuf,
+
+    /// Exit 1 if a tensor's mean squared error is above
+    #[arg(long, value_name = "MSE", value_parser = value::error_bound, allow_negative_numbers = true)]
+    pub(crate) fail_above: Option<f64>,
+
+    /// Compare only tensors whose name matches this glob
+    #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
+    pub(crate) tensors: Option<String>,
+}
+
+/// Check that a written model is what it says it is
+///
+/// Reads every byte and compares with the digests recorded when it was written. Exits 1 if one differs.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight verify ./model-int4
+  reweight verify ./model-int4 --json")]
+pub(crate) struct Verify {
+    /// A folder or file that reweight wrote
+    #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
+    pub(crate) target: PathBuf,
+}
+
+/// Print shell completions or the manual
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight generate completions bash > ~/.local/share/bash-completion/completions/reweight
+  reweight generate completions fish > ~/.config/fish/completions/reweight.fish
+  reweight generate man --out ~/.local/share/man/man1")]
+pub(crate) struct Generate {
+    /// What to print.
+    #[command(subcommand)]
+    pub(crate) what: GenerateWhat,
+}
+
+/// What `generate` makes.
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum GenerateWhat {
+    /// Print a completion script
+    #[command(after_long_help = "\
+Examples:
+  reweight generate completions bash > ~/.local/share/bash-completion/completions/reweight
+  reweight generate completions zsh > ~/.zfunc/_reweight")]
+    Completions {
+        /// The shell that reads it
+        #[arg(value_enum, value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Print the manual page, or write one per verb
+    #[command(after_long_help = "\
+Examples:
+  reweight generate man | man -l -
+  reweight generate man --out ~/.local/share/man/man1")]
+    Man {
+        /// Write a page for each verb into this folder
+        ///
+        /// The folder is created if need be. Pages that are there are replaced.
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        out: Option<PathBuf>,
+    },
+}
+
+/// How a verb that makes a model writes it.
+#[derive(Debug, PartialEq, Group)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own, and any of them go together")]
+pub(crate) struct Writing {
+    /// Largest file, such as 5GB, 500MiB or bytes
+    ///
+    /// 1 GB is 10^9 bytes, 1 GiB is 2^30. A tensor larger than this gets a file of its own.
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = value::shard_size)]
+    #[arg(value_hint = ValueHint::Other)]
+    pub(crate) max_shard_size: ShardSize,
+
+    /// Check everything and say what would be written
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Replace TARGET if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Go on from what an interrupted run finished
+    ///
+    /// The result has the same bytes as a run that was never interrupted.
+    #[arg(long)]
+    pub(crate) resume: bool,
+
+    /// Wait until the disk holds what was written
+    ///
+    /// Slower; for a machine that may lose power.
+    #[arg(long)]
+    pub(crate) fsync: bool,
+}
+
+/// How the stored values of a quantized tensor are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    /// The range of each group, and the nearest value
+    Rtn,
+    /// The range with the least squared error, and the nearest value
+    #[default]
+    Search,
+}
+
+/// Layout of a quantized model's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Container {
+    /// safetensors as the compressed-tensors library lays them out
+    #[default]
+    CompressedTensors,
+}
+
+/// A floating-point type, or the one that fits best.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AutoDtype {
+    /// Decided from the model.
+    #[default]
+    Auto,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of binary32.
+    Bf16,
+    /// IEEE 754 binary32.
+    F32,
+}
+
+/// A floating-point type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FloatDtype {
+    /// bfloat16: the range of f32 in half the bytes
+    Bf16,
+    /// IEEE 754 half precision
+    F16,
+    /// IEEE 754 single precision
+    F32,
+}
+
+impl Args {
+    /// Reads a command line, its first word the program's name.
+    ///
+    /// # Errors
+    /// Wrong usage, and also a request for help or the version: the error holds the text to print and the exit status.
+    pub(crate) fn read(argv: &[OsString]) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(argv)?;
+        let args = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        if args.global.quiet && args.global.verbose > 0 {
+            let what = "the argument '--quiet' cannot be used with '--verbose'";
+            return Err(command.error(ErrorKind::ArgumentConflict, what));
+        }
+        Ok(args)
+    }
+}
+
+impl ColorChoice {
+    /// What `--color` says in a command line that may not parse, so that its error obeys too.
+    pub(crate) fn scan(argv: &[OsString]) -> Self {
+        let mut words = argv.iter().skip(1).filter_map(|word| word.to_str()).take_while(|word| *word != "--");
+        while let Some(word) = words.next() {
+            let value = if word == "--color" { words.next() } else { word.strip_prefix("--color=") };
+            if let Some(choice) = value.and_then(|value| Self::from_str(value, false).ok()) {
+                return choice;
+            }
+        }
+        Self::Auto
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Values on the command line: text in, a checked type out, and an error that says what would be accepted.
+
+use std::path::PathBuf;
+
+/// The most bytes one file of a model may hold. At least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShardSize(pub(crate) u64);
+
+/// A scheme for the tensors that a glob matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TensorScheme {
+    /// Glob over tensor names.
+    pub(crate) pattern: String,
+    /// The scheme's name.
+    pub(crate) scheme: String,
+}
+
+/// A file for the report, in the format that its extension names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReportFile {
+    /// Where to write.
+    pub(crate) path: PathBuf,
+    /// What to write.
+    pub(crate) format: ReportFormat,
+}
+
+/// How a report is written to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReportFormat {
+    /// The document that `--json` prints.
+    Json,
+    /// Headings and tables for people.
+    Markdown,
+}
+
+/// Units of size, longest suffix first so that `MiB` is not read as `B`.
+const UNITS: [(&str, u64); 9] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+/// Reads `5GB`, `1.5GiB`, `500 MB` or plain bytes; letters in either case.
+pub(crate) fn shard_size(text: &str) -> Result<ShardSize, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, suffix) = (text[..split].trim_end(), &text[split..]);
+    let unit = match UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(suffix)) {
+        Some((_, unit)) => *unit,
+        None if suffix.is_empty() => 1,
+        None => return Err(format!("unknown unit `{suffix}`, expected B, KB, MB, GB, TB, KiB, MiB, GiB or TiB")),
+    };
+    match decimal_times(number, unit)? {
+        0 => Err("expected at least 1 byte".to_owned()),
+        bytes => Ok(ShardSize(bytes)),
+    }
+}
+
+/// `number * unit`, exactly: a fraction of a byte is an error, as is more than 2^64 - 1.
+fn decimal_times(number: &str, unit: u64) -> Result<u64, String> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let all_digits = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !all_digits(whole) || !all_digits(fraction) {
+        return Err(format!("expected a number and a unit, such as 5GB, found number `{number}`"));
+    }
+    let too_large = || "more than 2^64 - 1 bytes".to_owned();
+    let whole = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(too_large)?;
+    let fraction = fraction.trim_end_matches('0');
+    let part = match (fraction.parse::<u128>(), 10_u128.checked_pow(fraction.len() as u32)) {
+        (Err(_), _) if fraction.is_empty() => 0,
+        (Ok(digits), Some(scale)) if (digits.saturating_mul(unit.into())) % scale == 0 => {
+            (digits.saturating_mul(unit.into()) / scale) as u64
+        }
+        _ => return Err(format!("`{number}` is not a whole number of bytes")),
+    };
+    whole.checked_add(part).ok_or_else(too_large)
+}
+
+/// Reads `PATTERN=SCHEME`, split at the last `=` since a tensor's name may hold one and a scheme's never does.
+pub(crate) fn tensor_scheme(text: &str) -> Result<TensorScheme, String> {
+    match text.rsplit_once('=') {
+        Some((pattern, scheme)) if !pattern.is_empty() && !scheme.is_empty() => {
+            Ok(TensorScheme { pattern: pattern.to_owned(), scheme: scheme.to_owned() })
+        }
+        _ => Err("expected PATTERN=SCHEME, such as '*.mlp.*=int8-g128'".to_owned()),
+    }
+}
+
+/// Reads the path of a report, whose extension decides its format.
+pub(crate) fn report_file(text: &str) -> Result<ReportFile, String> {
+    let path = PathBuf::from(text);
+    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+    let format = match extension.to_str() {
+        Some("json") => ReportFormat::Json,
+        Some("md") => ReportFormat::Markdown,
+        _ => return Err("expected a file name that ends in .json or .md".to_owned()),
+    };
+    Ok(ReportFile { path, format })
+}
+
+/// Reads a bound on an error: a finite number, not negative.
+pub(crate) fn error_bound(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(bound) if bound.is_finite() && bound >= 0.0 => Ok(bound),
+        _ => Err("expected a number that is not negative, such as 1e-5".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs every row and reports all that fail.
+    #[track_caller]
+    fn check<T: PartialEq + std::fmt::Debug>(parse: fn(&str) -> Result<T, String>, rows: &[(&str, Option<T>)]) {
+        let failed: Vec<String> = rows
+            .iter()
+            .filter(|(text, expected)| parse(text).ok() != *expected)
+            .map(|(text, expected)| format!("`{text}`: expected {expected:?}, found {:?}", parse(text)))
+            .collect();
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
+    #[test]
+    fn sizes() {
+        let size = |bytes| Some(ShardSize(bytes));
+        check(
+            shard_size,
+            &[
+                ("1", size(1)),
+                ("4096", size(4096)),
+                ("7B", size(7)),
+                ("5GB", size(5_000_000_000)),
+                ("5gb", size(5_000_000_000)),
+                ("5 GB", size(5_000_000_000)),
+                ("5GiB", size(5 << 30)),
+                ("500MB", size(500_000_000)),
+                ("3KiB", size(3072)),
+                ("2kB", size(2000)),
+                ("1TiB", size(1 << 40)),
+                ("1.5GB", size(1_500_000_000)),
+                ("0.5KiB", size(512)),
+                ("1.50KB", size(1500)),
+                ("1.0", size(1)),
+                ("18446744073709551615", size(u64::MAX)),
+                ("18446744073709551616", None),
+                ("18446744073709551615.5KB", None),
+                ("20000000TB", None),
+                ("0", None),
+                ("0.0GB", None),
+                ("1.5", None),
+                ("1.0001KB", None),
+                ("0.00000000000000000000000000000000000000000000001TB", None),
+                ("5G", None),
+                ("5Gi", None),
+                ("GB", None),
+                ("", None),
+                ("-1", None),
+                ("+1GB", None),
+                ("1e3", None),
+                ("1.GB", None),
+                (".5GB", None),
+                ("1.2.3GB", None),
+                ("5GB5", None),
+                ("5µB", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_unit_without_bytes_names_the_units_there_are() {
+        assert_eq!(
+            shard_size("5G"),
+            Err("unknown unit `G`, expected B, KB, MB, GB, TB, KiB, MiB, GiB or TiB".to_owned())
+        );
+    }
+
+    #[test]
+    fn tensor_schemes() {
+        let pair =
+            |pattern: &str, scheme: &str| Some(TensorScheme { pattern: pattern.to_owned(), scheme: scheme.to_owned() });
+        check(
+            tensor_scheme,
+            &[
+                ("*.mlp.*=int8-g64", pair("*.mlp.*", "int8-g64")),
+                ("a=b=int4-g128", pair("a=b", "int4-g128")),
+                ("==x", pair("=", "x")),
+                ("int4-g128", None),
+                ("=int4-g128", None),
+                ("*.mlp.*=", None),
+                ("", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn report_files() {
+        let file = |path: &str, format| Some(ReportFile { path: path.into(), format });
+        check(
+            report_file,
+            &[
+                ("out/r.json", file("out/r.json", ReportFormat::Json)),
+                ("R.MD", file("R.MD", ReportFormat::Markdown)),
+                ("r.html", None),
+                ("json", None),
+                (".json", None),
+                ("", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn error_bounds() {
+        check(
+            error_bound,
+            &[("0", Some(0.0)), ("1e-5", Some(1e-5)), ("-1", None), ("nan", None), ("inf", None), ("x", None)],
+        );
+    }
+}
