@@ -165,7 +165,7 @@ pub(crate) fn guard(ui: &Ui, verb: impl FnOnce() -> anyhow::Result<Status>) -> S
 mod tests {
     use std::path::PathBuf;
 
-    use anyhow::{Context, anyhow};
+    use anyhow::anyhow;
 
     use super::*;
     use crate::ui::tests::captured;

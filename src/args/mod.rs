@@ -72,7 +72,7 @@ pub(crate) struct Global {
     /// Threads to use [default: all cores]
     ///
     /// The bytes written do not depend on it.
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = value::threads)]
     pub(crate) threads: Option<NonZeroUsize>,
 
     /// SIMD kernels to use [auto, scalar, avx2, avx512, neon]
@@ -166,7 +166,7 @@ pub(crate) struct Inspect {
 #[command(after_long_help = "\
 Examples:
   reweight quantize ./model ./model-int4
-  reweight quantize ./model ./model-int3 --scheme int3-g64 --keep '*.down_proj.*'
+  reweight quantize ./model ./small --scheme int3-g64 --keep '*.down_proj.*'
   reweight quantize ./model ./mixed --tensor '*.self_attn.*=int8-g128'
   reweight quantize ./model ./model-int4 --dry-run --json")]
 pub(crate) struct Quantize {
@@ -185,34 +185,44 @@ pub(crate) struct Quantize {
     #[arg(long, value_name = "SCHEME", default_value = "int4-g128", value_hint = ValueHint::Other)]
     pub(crate) scheme: String,
 
-    /// How values are chosen
-    #[arg(long, value_enum, default_value_t)]
+    /// How values are chosen [search, rtn]
+    ///
+    /// `rtn` takes the range of each group; `search` the range with the least squared error. Both store the nearest value.
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
     pub(crate) method: Method,
 
-    /// Layout of the files
-    #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_possible_values = true)]
+    /// Layout [default: compressed-tensors]
+    ///
+    /// How the files of TARGET are laid out: `compressed-tensors` is the layout of the library of that name.
+    #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
     pub(crate) to: Container,
 
-    /// Leave tensors that match unquantized (repeatable)
+    /// Keep tensors that match as they are
+    ///
+    /// The pattern is a glob over names, such as `*.down_proj.*`. May be given again.
     #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
     pub(crate) keep: Vec<String>,
 
-    /// Scheme for tensors that match (repeatable)
+    /// Scheme of the tensors that match
     ///
-    /// The last one that matches a tensor wins. The pattern is a glob over names, such as `model.layers.*.mlp.*`.
+    /// The pattern is a glob over names, such as `model.layers.*.mlp.*=int8-g128`. May be given again;
+    /// the last one that matches a tensor counts, and --keep goes before it.
     #[arg(long, value_name = "PATTERN=SCHEME", value_parser = value::tensor_scheme, value_hint = ValueHint::Other)]
     pub(crate) tensor: Vec<TensorScheme>,
 
     /// Type of the scales [auto, f16, bf16, f32]
     ///
-    /// `auto` takes the type of the tensor that is quantized.
+    /// `auto` is the type of the model's floats, and f16 where that is f32.
     #[arg(long, value_enum, value_name = "DTYPE", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]
     pub(crate) scale_dtype: AutoDtype,
 
-    /// Type of what is kept from a GGUF [auto, bf16, f16, f32]
+    /// Type of kept floats [auto, bf16, f16, f32]
     ///
-    /// Applies to what is not quantized when MODEL is a .gguf file. Other models keep the types that they have.
+    /// What is not quantized is rounded to it. `auto` copies such tensors bit for bit; what a .gguf file stores in its own
+    /// blocks becomes bf16.
     #[arg(long, value_enum, value_name = "DTYPE", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]
     pub(crate) dtype: AutoDtype,
@@ -221,13 +231,13 @@ pub(crate) struct Quantize {
     #[command(flatten)]
     pub(crate) writing: Writing,
 
-    /// Fail where a tensor cannot take its scheme
+    /// Fail where a group does not divide a row
     ///
-    /// Without it such a tensor is kept unquantized, with a warning.
+    /// Without it such a tensor gets the largest group that does, and the report says so.
     #[arg(long)]
     pub(crate) strict: bool,
 
-    /// Also write the report to FILE (.json or .md)
+    /// Also write a report (.json or .md)
     #[arg(long, value_name = "FILE", value_parser = value::report_file, value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<ReportFile>,
 }
@@ -249,8 +259,10 @@ pub(crate) struct Convert {
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
     pub(crate) target: PathBuf,
 
-    /// Type of every floating-point tensor written
-    #[arg(long, value_enum, value_name = "DTYPE")]
+    /// Type of what is written [bf16, f16, f32]
+    ///
+    /// Tensors that hold integers or flags keep their type.
+    #[arg(long, value_enum, value_name = "DTYPE", hide_possible_values = true)]
     pub(crate) to: FloatDtype,
 
     /// How files are written.
@@ -303,7 +315,7 @@ pub(crate) struct Verify {
 #[derive(Debug, PartialEq, Group)]
 #[command(after_long_help = "\
 Examples:
-  reweight generate completions bash > ~/.local/share/bash-completion/completions/reweight
+  reweight generate completions bash > reweight.bash
   reweight generate completions fish > ~/.config/fish/completions/reweight.fish
   reweight generate man --out ~/.local/share/man/man1")]
 pub(crate) struct Generate {
@@ -318,7 +330,7 @@ pub(crate) enum GenerateWhat {
     /// Print a completion script
     #[command(after_long_help = "\
 Examples:
-  reweight generate completions bash > ~/.local/share/bash-completion/completions/reweight
+  reweight generate completions bash > reweight.bash
   reweight generate completions zsh > ~/.zfunc/_reweight")]
     Completions {
         /// The shell that reads it
@@ -343,14 +355,16 @@ Examples:
 #[derive(Debug, PartialEq, Group)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own, and any of them go together")]
 pub(crate) struct Writing {
-    /// Largest file, such as 5GB, 500MiB or bytes
+    /// Largest file to write
     ///
-    /// 1 GB is 10^9 bytes, 1 GiB is 2^30. A tensor larger than this gets a file of its own.
+    /// Such as 5GB, 500MiB or plain bytes: 1 GB is 10^9 bytes, 1 GiB is 2^30. A tensor larger than this gets a file of its own.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = value::shard_size)]
     #[arg(value_hint = ValueHint::Other)]
     pub(crate) max_shard_size: ShardSize,
 
-    /// Check everything and say what would be written
+    /// Check everything, write nothing
+    ///
+    /// Says what would be written, and fails where the run would.
     #[arg(long)]
     pub(crate) dry_run: bool,
 
@@ -358,13 +372,13 @@ pub(crate) struct Writing {
     #[arg(long)]
     pub(crate) force: bool,
 
-    /// Go on from what an interrupted run finished
+    /// Go on with what an interrupted run left
     ///
     /// The result has the same bytes as a run that was never interrupted.
     #[arg(long)]
     pub(crate) resume: bool,
 
-    /// Wait until the disk holds what was written
+    /// Wait until the disk holds all of it
     ///
     /// Slower; for a machine that may lose power.
     #[arg(long)]

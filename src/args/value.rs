@@ -1,5 +1,6 @@
 //! Values on the command line: text in, a checked type out, and an error that says what would be accepted.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// The most bytes one file of a model may hold. At least 1.
@@ -45,6 +46,17 @@ const UNITS: [(&str, u64); 9] = [
     ("TB", 1_000_000_000_000),
     ("B", 1),
 ];
+
+/// More threads than any machine this runs on has cores; a slip of the finger is told here, not by the system.
+const MAX_THREADS: usize = 4096;
+
+/// Reads how many threads to use.
+pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(threads) if threads.get() <= MAX_THREADS => Ok(threads),
+        _ => Err(format!("expected a number from 1 to {MAX_THREADS}")),
+    }
+}
 
 /// Reads `5GB`, `1.5GiB`, `500 MB` or plain bytes; letters in either case.
 pub(crate) fn shard_size(text: &str) -> Result<ShardSize, String> {
@@ -212,6 +224,13 @@ mod tests {
                 ("", None),
             ],
         );
+    }
+
+    #[test]
+    fn thread_counts() {
+        let rows = [("1", NonZeroUsize::new(1)), ("4096", NonZeroUsize::new(4096))];
+        check(threads, &rows);
+        check(threads, &[("0", None), ("4097", None), ("-1", None), ("all", None), ("", None)]);
     }
 
     #[test]

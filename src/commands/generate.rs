@@ -1,6 +1,7 @@
 //! `reweight generate`: completion scripts and manual pages, made from the same definition that parses the command line.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
@@ -104,9 +105,33 @@ fn page_commands() -> Vec<(String, Command)> {
     pages
 }
 
-/// A page in the troff format that `man` reads.
-fn page_text(command: Command) -> anyhow::Result<String> {
+/// A page in the troff format that `man` reads. The synopsis is the line of usage that the parser prints, and the
+/// headings of the text after the help become sections whose lines stay as they are.
+fn page_text(mut command: Command) -> anyhow::Result<String> {
+    let usage = command.render_usage().to_string();
+    let after_help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+    let has_subcommands = command.has_subcommands();
+    let man = Man::new(command);
     let mut page = Vec::new();
-    Man::new(command).render(&mut page).context("cannot write the manual page")?;
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    writeln!(page, ".SH SYNOPSIS\n{}", troff(usage.trim_start_matches("Usage: ")))?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if has_subcommands {
+        man.render_subcommands_section(&mut page)?;
+    }
+    for line in after_help.lines() {
+        match line.strip_suffix(':') {
+            Some(heading) if !line.starts_with(' ') => writeln!(page, ".SH {}\n.nf", heading.to_uppercase())?,
+            _ if line.is_empty() => writeln!(page, ".fi")?,
+            _ => writeln!(page, "{}", troff(line))?,
+        }
+    }
     String::from_utf8(page).context("the manual page is not text")
+}
+
+/// Text as troff reads it back: a hyphen that is no place to break a word, and a backslash that is one.
+fn troff(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq")
 }

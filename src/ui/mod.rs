@@ -222,12 +222,23 @@ pub(crate) fn usage(error: &clap::Error, argv: &[OsString]) -> ExitCode {
     } else {
         rendered.to_string()
     };
-    let written =
-        if to_stderr { io::stderr().write_all(text.as_bytes()) } else { io::stdout().write_all(text.as_bytes()) };
+    let written = match to_stderr {
+        true => io::stderr().write_all(tips_as_hints(&text).as_bytes()),
+        false => io::stdout().write_all(text.as_bytes()),
+    };
     match written {
-        Err(failed) if failed.kind() != io::ErrorKind::BrokenPipe => crate::failure::Status::Internal.into(),
+        Err(failed) if !to_stderr && failed.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "error: cannot write to standard output: {failed}");
+            crate::failure::Status::Internal.into()
+        }
         _ => ExitCode::from(error.exit_code() as u8),
     }
+}
+
+/// The parser's advice under the word that all other advice here starts with, so that one search finds both.
+fn tips_as_hints(text: &str) -> String {
+    let label = Tone::Hint.label(true);
+    text.replace("\n  tip: ", "\nhint: ").replace("\n  \x1b[36mtip:\x1b[0m ", &format!("\n{label}"))
 }
 
 /// A document with its version in front.
