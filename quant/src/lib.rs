@@ -1,5 +1,23 @@
 //! Map model weights, plan, quantize by group, and write checkpoints that inference engines load.
+//!
+//! Data goes one way: [`store`] maps files, [`plan`] decides, [`encode`] turns values into codes, [`pack`] knows the
+//! container, [`stream`] writes, checks and renames.
 
+pub mod diff;
+pub mod encode;
 pub mod error;
+pub mod limits;
+pub mod manifest;
+pub mod memory;
+pub mod pack;
+pub mod pattern;
+pub mod plan;
+pub mod roles;
+pub mod scheme;
 pub mod store;
+pub mod stream;
 pub mod tensor;
+pub mod verify;
+
+pub use error::Error;
+pub use reweight_kernels as kernels;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::error::PlanError;
 use crate::memory;
@@ -22,6 +23,15 @@ pub enum Method {
     Rtn,
     /// Range and zero with the least squared error, nearest code.
     Search,
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Rtn => "rtn",
+            Self::Search => "search",
+        })
+    }
 }
 
 /// What to do with a model.
@@ -152,6 +162,52 @@ impl Plan {
             tensors,
             ignored_modules,
         })
+    }
+
+    /// What decides the target's bytes, as one digest: another plan or another version of this crate gives another.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut text = format!("reweight {} {} {}", env!("CARGO_PKG_VERSION"), self.method, self.n_shards);
+        for tensor in &self.tensors {
+            text.push_str(&format!("\n{:?} {} {:?} {:?}", tensor.name, tensor.from, tensor.action, tensor.outputs));
+        }
+        blake3::hash(text.as_bytes()).to_string()
+    }
+
+    /// The target's `config.json`: the source's, with what the plan changes; `None` where there is none to write.
+    #[must_use]
+    pub fn config(&self, model: &Model) -> Option<Value> {
+        let mut config = model.config().cloned();
+        let quantized = self.quantized();
+        if quantized.is_empty() {
+            if let Some(object) = config.as_mut().and_then(Value::as_object_mut) {
+                object.remove("quantization_config");
+            }
+        } else {
+            let quantization = compressed_tensors::quantization_config(&quantized, &self.ignored_modules);
+            config.get_or_insert_with(|| json!({}))["quantization_config"] = quantization;
+        }
+        let dtype = self.model_dtype();
+        if let (Some(config), Some(dtype)) = (config.as_mut(), dtype) {
+            // Older readers know `torch_dtype`, newer ones `dtype`; a source that has either keeps its spelling.
+            let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+            config[key] = dtype.into();
+        }
+        config
+    }
+
+    /// The element type that most unquantized floats were cast to, in the spelling of `config.json`.
+    fn model_dtype(&self) -> Option<&'static str> {
+        let cast = self.tensors.iter().find_map(|tensor| match tensor.action {
+            Action::Cast(dtype) => Some(dtype),
+            Action::Copy | Action::Quantize { .. } => None,
+        });
+        match cast? {
+            Dtype::Bf16 => Some("bfloat16"),
+            Dtype::F16 => Some("float16"),
+            Dtype::F32 => Some("float32"),
+            _ => None,
+        }
     }
 
     /// Names and schemes of what is quantized.

@@ -3,6 +3,7 @@
 mod bytes;
 pub mod float8;
 pub mod folder;
+mod ggml_rows;
 pub mod gguf;
 pub mod model;
 pub mod natural;
@@ -10,5 +11,6 @@ pub mod safetensors;
 pub mod weight;
 
 pub use bytes::Bytes;
+pub use ggml_rows::GgmlRows;
 pub use model::{Model, ModelLayout};
 pub use weight::{Storage, Weight};

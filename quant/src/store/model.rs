@@ -107,18 +107,7 @@ impl Model {
 
     fn open_gguf(file: &Path, path: &Path) -> Result<Self, FileError> {
         let gguf = GgufFile::parse(file, Bytes::map(file)?)?;
-        let view = gguf.hugging_face()?;
-        let name = Arc::new(file.to_owned());
-        let weights = view.weights.into_iter().map(|imported| Weight {
-            name: imported.name,
-            shape: imported.shape,
-            file: Arc::clone(&name),
-            storage: Storage::Ggml(imported.rows),
-        });
-        let mut model = Self::new(path, ModelLayout::Gguf, weights.collect());
-        model.config = Some(view.config);
-        model.side_files = view.files.into_iter().map(|(name, bytes)| SideFile { name, bytes: Bytes::from_vec(bytes) }).collect();
-        Ok(model)
+        Err(FileError::Unsupported { path: path.to_owned(), what: format!("GGUF of {} tensors", gguf.tensors().len()) })
     }
 
     fn new(path: &Path, layout: ModelLayout, mut weights: Vec<Weight>) -> Self {

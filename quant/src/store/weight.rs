@@ -7,9 +7,7 @@ use std::sync::Arc;
 use reweight_kernels::Kernels;
 
 use crate::pack::compressed_tensors::PackedTensor;
-use crate::store::Bytes;
-use crate::store::float8;
-use crate::store::gguf::GgmlRows;
+use crate::store::{Bytes, GgmlRows, float8};
 use crate::tensor::Dtype;
 
 /// A tensor of a model under its Hugging Face name.

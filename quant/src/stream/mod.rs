@@ -25,6 +25,7 @@ use crate::store::model::{CONFIG_NAME, MANIFEST_NAME};
 use crate::store::{Model, Storage, Weight};
 use crate::tensor::Dtype;
 
+pub use check::part_digests;
 pub use journal::Record;
 use journal::Journal;
 use shards::Shards;
