@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use reweight_quant::error::FileError;
+use reweight_quant::error::{Error as QuantError, FileError, PlanError, RunError};
 
 use crate::ui::Ui;
 
@@ -136,14 +136,31 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
         Some((problem.status, problem.hint.clone()))
     } else if cause.is::<Interrupted>() {
         Some((Status::Interrupted, None))
+    } else if let Some(error) = cause.downcast_ref::<QuantError>() {
+        let status = match error {
+            QuantError::File(error) => file_status(error),
+            QuantError::Run(RunError::Interrupted { .. }) => Status::Interrupted,
+            QuantError::Run(RunError::Mismatch { .. }) => Status::Internal,
+            _ => Status::Usage,
+        };
+        Some((status, error.hint()))
     } else if let Some(error) = cause.downcast_ref::<FileError>() {
-        let status = if matches!(error, FileError::Io { .. }) { Status::Internal } else { Status::Usage };
-        Some((status, None))
+        Some((file_status(error), error.hint()))
+    } else if let Some(error) = cause.downcast_ref::<PlanError>() {
+        Some((Status::Usage, error.hint()))
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {
         let full = error.kind() == io::ErrorKind::StorageFull;
         Some((Status::Internal, full.then(|| "free some space or write to another disk".to_owned())))
     } else {
         None
+    }
+}
+
+/// A file that is not there or not right is the user's; one that the system refuses is not.
+fn file_status(error: &FileError) -> Status {
+    match error {
+        FileError::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Status::Internal,
+        _ => Status::Usage,
     }
 }
 
@@ -189,7 +206,7 @@ mod tests {
             (anyhow::Error::new(Problem::internal("a")), 3, "a", vec![]),
             (anyhow::Error::new(Interrupted).context("while writing"), 130, "while writing: interrupted", vec![]),
             (malformed.into(), 2, "`m` is not a valid safetensors file: x", vec![]),
-            (io_error(io::ErrorKind::NotFound).into(), 3, "cannot open `m`: entity not found", vec![]),
+            (io_error(io::ErrorKind::NotFound).into(), 2, "cannot open `m`: entity not found", vec![]),
             (
                 io_error(io::ErrorKind::StorageFull).into(),
                 3,

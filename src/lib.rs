@@ -1,1 +1,18 @@
-//! Quantize and patch model weights.
+//! Quantize and patch model weights: smaller models you can trust.
+//!
+//! This crate is the command line's home and a facade over the libraries: [`quant`] maps, plans, quantizes and writes;
+//! [`demo`] is the bundled model.
+//!
+//! ```
+//! use reweight::quant::plan::{Method, Plan, PlanOptions};
+//! use reweight::quant::store::Model;
+//!
+//! let model = Model::open_folder(&reweight::demo::folder())?;
+//! let plan = Plan::new(&model, &PlanOptions::new("int4-g64".parse()?, Method::Search))?;
+//! assert!(plan.bytes_out < plan.bytes_in / 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod demo;
+
+pub use reweight_quant as quant;

@@ -1,8 +1,4 @@
 //! The `reweight` command.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "tables, progress and reports wait for the verbs that show them")
-)]
 
 mod args;
 mod commands;

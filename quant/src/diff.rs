@@ -85,15 +85,18 @@ fn compare(kernels: &Kernels, a: &Weight, b: &Weight) -> TensorDifference {
     }
     let columns = a.columns();
     let sums: Vec<Sums> = blocks(a.rows(), columns)
-        .map_init(|| (vec![0.0; columns], vec![0.0; columns]), |(left, right), rows| {
-            let mut sums = Sums { equal: true, max_abs: 0.0, squared: 0.0, signal: 0.0 };
-            for row in rows {
-                a.read_rows(kernels, row..row + 1, left);
-                b.read_rows(kernels, row..row + 1, right);
-                sums.add(left, right);
-            }
-            sums
-        })
+        .map_init(
+            || (vec![0.0; columns], vec![0.0; columns]),
+            |(left, right), rows| {
+                let mut sums = Sums { equal: true, max_abs: 0.0, squared: 0.0, signal: 0.0 };
+                for row in rows {
+                    a.read_rows(kernels, row..row + 1, left);
+                    b.read_rows(kernels, row..row + 1, right);
+                    sums.add(left, right);
+                }
+                sums
+            },
+        )
         .collect();
     let total = sums.into_iter().fold(Sums { equal: true, max_abs: 0.0, squared: 0.0, signal: 0.0 }, Sums::join);
     a.release_rows(0..a.rows());
@@ -123,7 +126,8 @@ impl Sums {
     }
 
     fn join(self, other: Self) -> Self {
-        let max_abs = if self.max_abs.is_nan() || other.max_abs.is_nan() { f64::NAN } else { self.max_abs.max(other.max_abs) };
+        let max_abs =
+            if self.max_abs.is_nan() || other.max_abs.is_nan() { f64::NAN } else { self.max_abs.max(other.max_abs) };
         Self {
             equal: self.equal && other.equal,
             max_abs,

@@ -245,23 +245,33 @@ impl Error {
 }
 
 impl FileError {
-    fn hint(&self) -> Option<String> {
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NoModel { .. } => Some("give a Hugging Face folder, a .safetensors file, a .gguf file, or the word demo".into()),
+            Self::NoModel { .. } => {
+                Some("give a Hugging Face folder, a .safetensors file, a .gguf file, or the word demo".into())
+            }
             Self::Io { .. } | Self::Malformed { .. } | Self::Unsupported { .. } => None,
         }
     }
 }
 
 impl PlanError {
-    fn hint(&self) -> Option<String> {
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::MatchesNothing { near, .. } if near.is_empty() => {
                 Some("`reweight inspect MODEL` lists the names; * stands for any characters".into())
             }
             Self::MatchesNothing { near, .. } => Some(format!("close names: {}", near.join(", "))),
-            Self::GroupDoesNotDivide { fallback, .. } => Some(format!("without --strict it would be stored as {fallback}")),
-            Self::AlreadyQuantized { .. } => Some("quantize the original, or `reweight convert` it to bf16 first".into()),
+            Self::GroupDoesNotDivide { fallback, .. } => {
+                Some(format!("without --strict it would be stored as {fallback}"))
+            }
+            Self::AlreadyQuantized { .. } => {
+                Some("quantize the original, or `reweight convert` it to bf16 first".into())
+            }
             Self::TargetExists { .. } => Some("choose another name, or --force to replace it".into()),
             Self::NothingToDo { .. } => Some("`reweight quantize --dry-run` says why each tensor is kept".into()),
             Self::NeedsFolder { .. } => Some("name the target without an extension".into()),
@@ -271,7 +281,9 @@ impl PlanError {
 }
 
 impl RunError {
-    fn hint(&self) -> Option<String> {
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::NonFinite { tensor, .. } => Some(format!("`--keep '{tensor}'` copies it as it is")),
             Self::Interrupted { partial } => {

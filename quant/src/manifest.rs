@@ -106,11 +106,14 @@ impl Manifest {
                 error_mse: quantized.then(|| mean(squared)),
                 error_mse_rtn: quantized.then(|| mean(squared_rtn)),
                 source_blake3: record.source.clone(),
-                parts: parts.map(|(output, digest)| PartReport { name: output.name.clone(), blake3: digest.clone() }).collect(),
+                parts: parts
+                    .map(|(output, digest)| PartReport { name: output.name.clone(), blake3: digest.clone() })
+                    .collect(),
             }
         });
         let tensors: Vec<TensorReport> = tensors.collect();
-        let target_digest = digest_of(tensors.iter().flat_map(|tensor| tensor.parts.iter().map(|part| (&part.name, &part.blake3))));
+        let target_digest =
+            digest_of(tensors.iter().flat_map(|tensor| tensor.parts.iter().map(|part| (&part.name, &part.blake3))));
         Self {
             schema: SCHEMA,
             tool: concat!("reweight ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -141,7 +144,9 @@ impl Manifest {
 fn bits_per_weight(tensors: &[TensorReport]) -> f64 {
     let any = tensors.iter().any(|tensor| tensor.error_mse.is_some());
     let counted = tensors.iter().filter(|tensor| !any || tensor.error_mse.is_some());
-    let (bytes, weights) = counted.fold((0, 0), |(bytes, weights), tensor| (bytes + tensor.bytes, weights + tensor.shape.iter().product::<usize>()));
+    let (bytes, weights) = counted.fold((0, 0), |(bytes, weights), tensor| {
+        (bytes + tensor.bytes, weights + tensor.shape.iter().product::<usize>())
+    });
     bytes as f64 * 8.0 / weights.max(1) as f64
 }
 

@@ -19,7 +19,9 @@ const BYTES_PER_TENSOR: usize = 4 << 10;
 #[must_use]
 pub fn peak_anonymous_bytes(model: &Model, tensors: &[PlannedTensor]) -> usize {
     let buffers = model.weights().iter().zip(tensors).map(|(weight, tensor)| match tensor.action {
-        Action::Quantize { scheme, scale_dtype } => Encoded::bytes_needed(weight.rows(), weight.columns(), scheme, scale_dtype),
+        Action::Quantize { scheme, scale_dtype } => {
+            Encoded::bytes_needed(weight.rows(), weight.columns(), scheme, scale_dtype)
+        }
         Action::Cast(_) => PIECE_BYTES,
         Action::Copy => 0,
     });

@@ -19,7 +19,8 @@ impl Pattern {
     /// `PlanError::Pattern` where braces or brackets do not close.
     pub fn new(text: &str) -> Result<Self, PlanError> {
         let glob = GlobBuilder::new(text).literal_separator(false).build();
-        let glob = glob.map_err(|error| PlanError::Pattern { pattern: text.to_owned(), what: error.kind().to_string() })?;
+        let glob =
+            glob.map_err(|error| PlanError::Pattern { pattern: text.to_owned(), what: error.kind().to_string() })?;
         Ok(Self { text: text.to_owned(), matcher: glob.compile_matcher() })
     }
 
@@ -46,7 +47,8 @@ impl Pattern {
         let mut near: Vec<(usize, &str)> =
             model.weights().iter().map(|weight| (likeness(&self.text, &weight.name), weight.name.as_str())).collect();
         near.sort_by_key(|&(likeness, _)| std::cmp::Reverse(likeness));
-        let near = near.into_iter().take(3).filter(|&(likeness, _)| likeness > 0).map(|(_, name)| name.to_owned()).collect();
+        let near =
+            near.into_iter().take(3).filter(|&(likeness, _)| likeness > 0).map(|(_, name)| name.to_owned()).collect();
         Err(PlanError::MatchesNothing { pattern: self.text.clone(), model: model.path().to_owned(), near })
     }
 }

@@ -15,6 +15,9 @@ use crate::store::safetensors::NewTensor;
 use crate::store::{Model, Storage, Weight};
 use crate::tensor::Dtype;
 
+/// The output head, a linear module even where its matrix is the embedding's and absent from the file.
+const HEAD: &str = "lm_head";
+
 /// How codes are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,7 +48,7 @@ pub struct PlanOptions {
     pub overrides: Vec<(Pattern, Scheme)>,
     /// Tensors to copy as they are.
     pub keep: Vec<Pattern>,
-    /// Element type of scales; `None` for the model's own (f16 for f32 models).
+    /// Element type of scales; `None` for the model's own.
     pub scale_dtype: Option<Dtype>,
     /// Element type of floats that are not quantized; `None` copies them bit for bit, and stores GGUF tensors as bf16.
     pub dtype: Option<Dtype>,
@@ -53,6 +56,23 @@ pub struct PlanOptions {
     pub strict: bool,
     /// Bytes of a shard, at most (a larger tensor gets a shard of its own).
     pub max_shard_bytes: usize,
+}
+
+impl PlanOptions {
+    /// One scheme for every linear layer, everything else copied, shards of 5 GB.
+    #[must_use]
+    pub const fn new(scheme: Scheme, method: Method) -> Self {
+        Self {
+            scheme: Some(scheme),
+            method,
+            overrides: Vec::new(),
+            keep: Vec::new(),
+            scale_dtype: None,
+            dtype: None,
+            strict: false,
+            max_shard_bytes: 5_000_000_000,
+        }
+    }
 }
 
 /// The whole plan.
@@ -147,7 +167,18 @@ impl Plan {
                 ignored_modules.push(compressed_tensors::module_name(&weight.name).to_owned());
             }
             let outputs = outputs(weight, action);
-            tensors.push(PlannedTensor { name: weight.name.clone(), from: weight.stored_as(), action, reason, outputs, shard: 0 });
+            tensors.push(PlannedTensor {
+                name: weight.name.clone(),
+                from: weight.stored_as(),
+                action,
+                reason,
+                outputs,
+                shard: 0,
+            });
+        }
+        let tied = model.config().and_then(|config| config.get("tie_word_embeddings")).and_then(Value::as_bool);
+        if tied.unwrap_or(false) && !ignored_modules.iter().any(|module| module == HEAD) {
+            ignored_modules.push(HEAD.to_owned());
         }
         if options.scheme.is_some() && !tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize { .. })) {
             return Err(PlanError::NothingToDo { model: model.path().to_owned() });
@@ -260,8 +291,10 @@ fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action,
     if let Some((pattern, _)) = asked {
         reason = format!("--tensor {}{}{reason}", pattern.text(), if reason.is_empty() { "" } else { ", " });
     }
+    // Loaders compute in the dtype of the model, so only scales of that dtype mean the same to all of them.
     let scale_dtype = options.scale_dtype.unwrap_or(match options.dtype.or(weight.dtype()) {
-        Some(Dtype::F16 | Dtype::F32 | Dtype::F64) => Dtype::F16,
+        Some(Dtype::F16) => Dtype::F16,
+        Some(Dtype::F32 | Dtype::F64) => Dtype::F32,
         _ => Dtype::Bf16,
     });
     Ok((Action::Quantize { scheme: fitted, scale_dtype }, reason))

@@ -107,7 +107,9 @@ impl FromStr for Scheme {
             _ => {
                 let size = group.strip_prefix('g').ok_or_else(unknown)?;
                 let known = Self::GROUP_SIZES.into_iter().find(|known| known.to_string() == size);
-                Group::Size(known.and_then(NonZeroUsize::new).ok_or_else(|| SchemeError::Group { text: text.to_owned() })?)
+                Group::Size(
+                    known.and_then(NonZeroUsize::new).ok_or_else(|| SchemeError::Group { text: text.to_owned() })?,
+                )
             }
         };
         Ok(Self { bits, group, symmetric })
@@ -132,9 +134,20 @@ mod tests {
 
     #[test]
     fn what_is_no_scheme_is_refused() {
-        for text in
-            ["", "int4", "int4-", "int4-128", "int9-g64", "int1-g64", "int04-g64", "int4-g63", "int4-g064", "INT4-g64", "int4-g64-sym-sym", "int4-g64 "]
-        {
+        for text in [
+            "",
+            "int4",
+            "int4-",
+            "int4-128",
+            "int9-g64",
+            "int1-g64",
+            "int04-g64",
+            "int4-g63",
+            "int4-g064",
+            "INT4-g64",
+            "int4-g64-sym-sym",
+            "int4-g64 ",
+        ] {
             assert!(text.parse::<Scheme>().is_err(), "{text:?} was taken for a scheme");
         }
     }

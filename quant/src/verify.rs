@@ -88,7 +88,11 @@ pub fn verify(folder: &Path) -> Result<Verification, Error> {
     }
     let files = Folder::on_disk(folder);
     for file in &manifest.files {
-        let found = if files.contains(&file.name) { blake3::hash(&files.bytes(&file.name)?).to_string() } else { "absent".into() };
+        let found = if files.contains(&file.name) {
+            blake3::hash(&files.bytes(&file.name)?).to_string()
+        } else {
+            "absent".into()
+        };
         problem(&file.name, "blake3", file.blake3.clone(), found);
     }
     let parts = manifest.tensors.iter().flat_map(|tensor| tensor.parts.iter().map(|part| (&part.name, &part.blake3)));

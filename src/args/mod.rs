@@ -214,7 +214,7 @@ pub(crate) struct Quantize {
 
     /// Type of the scales [auto, f16, bf16, f32]
     ///
-    /// `auto` is the type of the model's floats, and f16 where that is f32.
+    /// `auto` is the type of the model's floats, in which loaders compute.
     #[arg(long, value_enum, value_name = "DTYPE", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]
     pub(crate) scale_dtype: AutoDtype,

@@ -1,8 +1,19 @@
 //! What each verb does, one file per verb: `run(arguments, &Ui) -> Result<Status>`.
 
+mod convert;
+mod diff;
 mod generate;
+mod inspect;
+mod quantize;
+mod verify;
+mod writing;
 
-use anyhow::{Context, bail};
+use std::path::Path;
+
+use anyhow::Context;
+use reweight::demo;
+use reweight_quant::kernels::{self, Kernels};
+use reweight_quant::store::Model;
 
 use crate::args::{Args, Global, KernelChoice, Verb};
 use crate::failure::{Problem, Status};
@@ -13,30 +24,42 @@ use crate::ui::Ui;
 /// # Errors
 /// Whatever the verb meets; `failure` says how it ends.
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Status> {
-    prepare(&args.global)?;
+    let kernels = prepare(&args.global, ui)?;
     match &args.verb {
-        Verb::Inspect(_) => not_built_in("inspect"),
-        Verb::Quantize(_) => not_built_in("quantize"),
-        Verb::Convert(_) => not_built_in("convert"),
-        Verb::Diff(_) => not_built_in("diff"),
-        Verb::Verify(_) => not_built_in("verify"),
+        Verb::Inspect(arguments) => inspect::run(arguments, ui),
+        Verb::Quantize(arguments) => quantize::run(arguments, kernels, ui),
+        Verb::Convert(arguments) => convert::run(arguments, kernels, ui),
+        Verb::Diff(arguments) => diff::run(arguments, kernels, ui),
+        Verb::Verify(arguments) => verify::run(arguments, ui),
         Verb::Generate(arguments) => generate::run(arguments, ui),
     }
 }
 
-/// Sets what the whole process shares: its threads and its kernels.
-fn prepare(global: &Global) -> anyhow::Result<()> {
+/// Sets the threads that the whole process shares, and chooses its kernels.
+fn prepare(global: &Global, ui: &Ui) -> anyhow::Result<&'static Kernels> {
     if let Some(threads) = global.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
     }
-    match global.kernels {
-        KernelChoice::Auto => Ok(()),
-        other => bail!(Problem::internal(format!("`--kernels {other:?}` is not built in yet").to_lowercase())),
-    }
+    let name = match global.kernels {
+        KernelChoice::Auto => None,
+        KernelChoice::Scalar => Some("scalar"),
+        KernelChoice::Avx2 => Some("avx2"),
+        KernelChoice::Avx512 => Some("avx512"),
+        KernelChoice::Neon => Some("neon"),
+    };
+    let chosen = kernels::select(name).map_err(|error| Problem::usage(error.to_string()))?;
+    ui.trace(&format!("kernels: {}", chosen.name));
+    Ok(chosen)
 }
 
-/// Refuses a verb whose body is not there yet.
-fn not_built_in(verb: &str) -> anyhow::Result<Status> {
-    bail!(Problem::internal(format!("`{verb}` is not built in yet")))
+/// Opens a model by path; the word `demo` is the bundled one, unless a path of that name exists.
+fn open(path: &Path, ui: &Ui) -> anyhow::Result<Model> {
+    let model = if path == Path::new(demo::NAME) && !path.exists() {
+        Model::open_folder(&demo::folder())?
+    } else {
+        Model::open(path)?
+    };
+    ui.trace(&format!("opened {} tensors of {}", model.weights().len(), crate::ui::escape_path(path)));
+    Ok(model)
 }

@@ -175,14 +175,6 @@ impl Ui {
         &self.interrupted
     }
 
-    /// Goes on, unless the user asked to stop.
-    ///
-    /// # Errors
-    /// [`Interrupted`].
-    pub(crate) fn check_interrupted(&self) -> Result<(), Interrupted> {
-        if self.interrupted.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) }
-    }
-
     /// Takes note that the user asks to stop: the first time a long loop ends at the next tensor, the second time the
     /// process ends here. Called on the thread that waits for signals.
     pub(crate) fn interrupt(&self) {

@@ -93,7 +93,8 @@ fn zero_at(bits: u8, groups: usize, words: &[u8], row: usize, group: usize) -> u
         let bytes = words.get(index * 4..index * 4 + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
         u64::from(bytes.map_or(0, u32::from_le_bytes))
     };
-    let wide = read(word * groups + group) | if shift + bits > 32 { read((word + 1) * groups + group) << 32 } else { 0 };
+    let wide =
+        read(word * groups + group) | if shift + bits > 32 { read((word + 1) * groups + group) << 32 } else { 0 };
     (wide >> shift) as u8 & ((1u16 << bits) - 1) as u8
 }
 
@@ -175,11 +176,16 @@ pub fn join(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
     }
     for (module, [packed, scales, zeros, shape]) in modules {
         match (packed, scales, shape) {
-            (Some(packed), Some(scales), Some(shape)) => joined.push(assemble(&module, &packed, &scales, zeros, &shape)?),
+            (Some(packed), Some(scales), Some(shape)) => {
+                joined.push(assemble(&module, &packed, &scales, zeros, &shape)?)
+            }
             (packed, scales, shape) => {
-                let found: Vec<String> = [packed, scales, zeros, shape].into_iter().flatten().map(|part| part.name).collect();
+                let found: Vec<String> =
+                    [packed, scales, zeros, shape].into_iter().flatten().map(|part| part.name).collect();
                 let path = joined.first().map_or_else(Default::default, |weight: &Weight| weight.file().to_owned());
-                let what = format!("module {module:?}: expected weight_packed, weight_scale and weight_shape, found {found:?}");
+                let what = format!(
+                    "module {module:?}: expected weight_packed, weight_scale and weight_shape, found {found:?}"
+                );
                 return Err(FileError::Malformed { path, format: QUANT_METHOD, what });
             }
         }
@@ -187,7 +193,13 @@ pub fn join(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
     Ok(joined)
 }
 
-fn assemble(module: &str, packed: &Weight, scales: &Weight, zeros: Option<Weight>, shape: &Weight) -> Result<Weight, FileError> {
+fn assemble(
+    module: &str,
+    packed: &Weight,
+    scales: &Weight,
+    zeros: Option<Weight>,
+    shape: &Weight,
+) -> Result<Weight, FileError> {
     let malformed = |what: String| FileError::Malformed {
         path: packed.file().to_owned(),
         format: QUANT_METHOD,
@@ -210,7 +222,10 @@ fn assemble(module: &str, packed: &Weight, scales: &Weight, zeros: Option<Weight
     let bits = Scheme::BITS.filter(|&bits| packed_bytes(columns, bits) == words * 4).collect::<Vec<_>>();
     let groups = scales.shape[1];
     let [bits] = bits[..] else {
-        return Err(malformed(format!("weight_packed {} fits no bit width for {columns} columns", shape_text(&packed.shape))));
+        return Err(malformed(format!(
+            "weight_packed {} fits no bit width for {columns} columns",
+            shape_text(&packed.shape)
+        )));
     };
     if packed.shape[0] != rows || scales.shape[0] != rows || groups == 0 || columns % groups != 0 {
         return Err(malformed(format!(
@@ -220,16 +235,27 @@ fn assemble(module: &str, packed: &Weight, scales: &Weight, zeros: Option<Weight
             shape_text(&scales.shape)
         )));
     }
-    let group = if groups == 1 { Group::Channel } else { Group::Size(NonZeroUsize::new(columns / groups).ok_or_else(|| malformed("no columns".into()))?) };
+    let group = if groups == 1 {
+        Group::Channel
+    } else {
+        Group::Size(NonZeroUsize::new(columns / groups).ok_or_else(|| malformed("no columns".into()))?)
+    };
     let scheme = Scheme::new(bits, group, zeros.is_none()).map_err(|error| malformed(error.to_string()))?;
     let zeros = zeros.map(|weight| {
         let expected = [packed_bytes(rows, bits) / 4, groups];
         let plain = plain(&weight, &[Dtype::I32], 2)?;
-        if weight.shape == expected { Ok(plain) } else {
-            Err(malformed(format!("weight_zero_point: expected {}, found {}", shape_text(&expected), shape_text(&weight.shape))))
+        if weight.shape == expected {
+            Ok(plain)
+        } else {
+            Err(malformed(format!(
+                "weight_zero_point: expected {}, found {}",
+                shape_text(&expected),
+                shape_text(&weight.shape)
+            )))
         }
     });
-    let packed_tensor = PackedTensor { scheme, columns, packed: codes, scales: scale, zeros: zeros.transpose()?, shape };
+    let packed_tensor =
+        PackedTensor { scheme, columns, packed: codes, scales: scale, zeros: zeros.transpose()?, shape };
     Ok(Weight {
         name: format!("{module}.weight"),
         shape: vec![rows, columns],
@@ -241,7 +267,8 @@ fn assemble(module: &str, packed: &Weight, scales: &Weight, zeros: Option<Weight
 fn read_shape(plain: &PlainTensor) -> Option<[usize; 2]> {
     let (sizes, rest) = plain.data().as_chunks::<8>();
     let [rows, columns] = sizes else { return None };
-    let size = |bytes: &[u8; 8]| usize::try_from(i64::from_le_bytes(*bytes)).ok().filter(|&size| size > 0 && size < 1 << 40);
+    let size =
+        |bytes: &[u8; 8]| usize::try_from(i64::from_le_bytes(*bytes)).ok().filter(|&size| size > 0 && size < 1 << 40);
     rest.is_empty().then_some([size(rows)?, size(columns)?])
 }
 
@@ -267,7 +294,7 @@ pub fn quantization_config(quantized: &[(&str, Scheme)], ignore: &[String]) -> V
             (format!("group_{index}"), json!({ "targets": targets, "weights": weight_arguments(*scheme) }))
         })
         .collect();
-    json!({
+    let mut config = json!({
         "quant_method": QUANT_METHOD,
         "version": "0.18.0",
         "format": "pack-quantized",
@@ -276,7 +303,20 @@ pub fn quantization_config(quantized: &[(&str, Scheme)], ignore: &[String]) -> V
         "ignore": ignore,
         "kv_cache_scheme": null,
         "global_compression_ratio": null,
-    })
+    });
+    if uniform && !groups[0].0.symmetric() {
+        // transformers 5.23 takes packed zero points for tensors of a wrong shape unless it dequantizes while it loads.
+        config["dequantize"] = true.into();
+    }
+    config
+}
+
+/// Whether transformers refuses a folder with these schemes: it loads several schemes only when all are symmetric.
+/// Tried with transformers 5.23 and compressed-tensors 0.20; other engines read such folders.
+#[must_use]
+pub fn transformers_refuses(quantized: &[(&str, Scheme)]) -> bool {
+    let mixed = quantized.windows(2).any(|pair| pair[0].1 != pair[1].1);
+    mixed && quantized.iter().any(|(_, scheme)| !scheme.symmetric())
 }
 
 fn weight_arguments(scheme: Scheme) -> Value {

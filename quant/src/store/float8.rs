@@ -28,7 +28,15 @@ mod tests {
     /// Values that torch 2.9 gives for `torch.tensor([..], dtype=torch.uint8).view(torch.float8_e4m3fn).float()`.
     #[test]
     fn e4m3_as_published() {
-        for (byte, expected) in [(0x00, 0.0), (0x01, 0.001_953_125), (0x07, 0.013_671_875), (0x08, 0.015_625), (0x38, 1.0), (0x7e, 448.0), (0xb9, -1.125)] {
+        for (byte, expected) in [
+            (0x00, 0.0),
+            (0x01, 0.001_953_125),
+            (0x07, 0.013_671_875),
+            (0x08, 0.015_625),
+            (0x38, 1.0),
+            (0x7e, 448.0),
+            (0xb9, -1.125),
+        ] {
             assert_eq!(e4m3_to_f32(byte), expected, "byte {byte:#x}");
         }
         assert!(e4m3_to_f32(0x7f).is_nan() && e4m3_to_f32(0xff).is_nan());
@@ -36,7 +44,9 @@ mod tests {
 
     #[test]
     fn e5m2_as_published() {
-        for (byte, expected) in [(0x01, 1.525_878_9e-5), (0x3c, 1.0), (0x7b, 57344.0), (0x7c, f32::INFINITY), (0xc1, -2.5)] {
+        for (byte, expected) in
+            [(0x01, 1.525_878_9e-5), (0x3c, 1.0), (0x7b, 57344.0), (0x7c, f32::INFINITY), (0xc1, -2.5)]
+        {
             assert_eq!(e5m2_to_f32(byte), expected, "byte {byte:#x}");
         }
         assert!(e5m2_to_f32(0x7e).is_nan());

@@ -93,7 +93,7 @@ impl Model {
         };
         let mut model = Self::new(folder.root(), ModelLayout::Folder, join_quantized(weights)?);
         if folder.contains(CONFIG_NAME) {
-            model.config = Some(folder.json(CONFIG_NAME)?);
+            model.config = Some(read_config(folder)?);
         }
         for name in names {
             if is_side_file(&name) {
@@ -166,6 +166,15 @@ impl Model {
     }
 }
 
+fn read_config(folder: &Folder) -> Result<Value, FileError> {
+    let config = folder.json(CONFIG_NAME)?;
+    if config.is_object() {
+        return Ok(config);
+    }
+    let what = "expected an object at the top".to_owned();
+    Err(FileError::Malformed { path: folder.root().join(CONFIG_NAME), format: "JSON", what })
+}
+
 enum Single {
     Safetensors(String),
     Gguf(String),
@@ -204,13 +213,21 @@ fn weights_of(file: &SafetensorsFile, wanted: impl Fn(&str) -> bool) -> Vec<Weig
             name: entry.name.clone(),
             shape: entry.shape.clone(),
             file: Arc::clone(&path),
-            storage: Storage::Plain(PlainTensor { dtype: entry.dtype, bytes: file.bytes().clone(), range: entry.range.clone() }),
+            storage: Storage::Plain(PlainTensor {
+                dtype: entry.dtype,
+                bytes: file.bytes().clone(),
+                range: entry.range.clone(),
+            }),
         })
         .collect()
 }
 
 fn join_quantized(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
-    if weights.iter().any(|weight| weight.name.ends_with(".weight_packed")) { compressed_tensors::join(weights) } else { Ok(weights) }
+    if weights.iter().any(|weight| weight.name.ends_with(".weight_packed")) {
+        compressed_tensors::join(weights)
+    } else {
+        Ok(weights)
+    }
 }
 
 /// Reads the index and requires that it and the shards agree on every name.
@@ -218,11 +235,15 @@ fn sharded(folder: &Folder) -> Result<Vec<Weight>, FileError> {
     let index_path = folder.root().join(INDEX_NAME);
     let malformed = |what: String| FileError::Malformed { path: index_path.clone(), format: "index", what };
     let index = folder.json(INDEX_NAME)?;
-    let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| malformed("expected an object `weight_map`".into()))?;
+    let map = index
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| malformed("expected an object `weight_map`".into()))?;
     let mut shards: BTreeMap<&str, HashMap<&str, bool>> = BTreeMap::new();
     for (tensor, file) in map {
         let file = file.as_str().filter(|file| is_plain_name(file));
-        let file = file.ok_or_else(|| malformed(format!("tensor {tensor:?}: expected the name of a file in this folder")))?;
+        let file =
+            file.ok_or_else(|| malformed(format!("tensor {tensor:?}: expected the name of a file in this folder")))?;
         shards.entry(file).or_default().insert(tensor, false);
     }
     let mut weights = Vec::with_capacity(map.len());
@@ -232,7 +253,9 @@ fn sharded(folder: &Folder) -> Result<Vec<Weight>, FileError> {
             match (wanted.get_mut(entry.name.as_str()), map.get(&entry.name)) {
                 (Some(seen), _) => *seen = true,
                 (None, Some(_)) => {} // The index takes this name from another shard.
-                (None, None) => return Err(malformed(format!("tensor {:?} of shard {file:?} is not in the index", entry.name))),
+                (None, None) => {
+                    return Err(malformed(format!("tensor {:?} of shard {file:?} is not in the index", entry.name)));
+                }
             }
         }
         let mut missing: Vec<_> = wanted.iter().filter(|(_, seen)| !**seen).map(|(name, _)| *name).collect();
@@ -263,5 +286,8 @@ fn is_side_file(name: &str) -> bool {
 }
 
 fn is_weights_of_folder(name: &str) -> bool {
-    name == CONFIG_NAME || name == MANIFEST_NAME || name == INDEX_NAME || (extension(name) == "safetensors" && !name.contains('/'))
+    name == CONFIG_NAME
+        || name == MANIFEST_NAME
+        || name == INDEX_NAME
+        || (extension(name) == "safetensors" && !name.contains('/'))
 }

@@ -162,11 +162,14 @@ impl RawTensor {
             return Err(malformed(format!("tensor {name:?}: the size of shape {:?} overflows", self.shape)));
         };
         let (begin, end) = self.data_offsets;
-        let range = usize::try_from(begin).ok().zip(usize::try_from(end).ok()).filter(|&(begin, end)| {
-            begin <= end && end <= data_len
-        });
+        let range = usize::try_from(begin)
+            .ok()
+            .zip(usize::try_from(end).ok())
+            .filter(|&(begin, end)| begin <= end && end <= data_len);
         let Some((begin, end)) = range else {
-            return Err(malformed(format!("tensor {name:?}: offsets [{begin}, {end}] lie outside {data_len} bytes of data")));
+            return Err(malformed(format!(
+                "tensor {name:?}: offsets [{begin}, {end}] lie outside {data_len} bytes of data"
+            )));
         };
         if end - begin != expected {
             return Err(malformed(format!(
@@ -199,7 +202,8 @@ impl<'de> Deserialize<'de> for Header {
                     if name == "__metadata__" {
                         header.metadata = map.next_value()?;
                     } else {
-                        let raw = map.next_value().map_err(|error| A::Error::custom(format!("tensor {name:?}: {error}")))?;
+                        let raw =
+                            map.next_value().map_err(|error| A::Error::custom(format!("tensor {name:?}: {error}")))?;
                         header.tensors.push((name, raw));
                     }
                 }
@@ -260,7 +264,8 @@ pub fn layout(tensors: &[NewTensor], metadata: &BTreeMap<String, String>) -> Lay
     let mut ranges = vec![0..0; tensors.len()];
     let mut json = serde_json::Map::new();
     if !metadata.is_empty() {
-        json.insert("__metadata__".into(), metadata.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect());
+        let entries = metadata.iter().map(|(key, value)| (key.clone(), serde_json::Value::from(value.as_str())));
+        json.insert("__metadata__".into(), serde_json::Value::Object(entries.collect()));
     }
     let mut end = 0;
     for index in order {

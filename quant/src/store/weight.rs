@@ -113,7 +113,7 @@ impl Weight {
     pub fn is_float(&self) -> bool {
         match &self.storage {
             Storage::Plain(plain) => plain.dtype.is_float(),
-            Storage::Ggml(blocks) => blocks.ggml_type().is_float(),
+            Storage::Ggml(blocks) => blocks.is_float(),
             Storage::Packed(_) => true,
         }
     }
@@ -163,7 +163,9 @@ impl Weight {
             }
             Storage::Ggml(blocks) if rows == (0..self.rows()) => blocks.release(),
             Storage::Ggml(_) => {}
-            Storage::Packed(packed) if rows == (0..self.rows()) => packed.parts().for_each(|part| part.bytes.release(part.range.clone())),
+            Storage::Packed(packed) if rows == (0..self.rows()) => {
+                packed.parts().for_each(|part| part.bytes.release(part.range.clone()))
+            }
             Storage::Packed(_) => {}
         }
     }

@@ -14,8 +14,19 @@ use crate::stream::{Control, Record, Target, check_stop};
 ///
 /// # Errors
 /// `RunError::Mismatch`, naming the tensor, where anything differs.
-pub(super) fn check(model: &Model, plan: &Plan, folder: &Path, target: Target<'_>, records: &[Record], control: &Control<'_>) -> Result<(), Error> {
-    let written = if target.single_file { Model::open(&folder.join(SINGLE_NAME))? } else { Model::open_folder(&Folder::on_disk(folder))? };
+pub(super) fn check(
+    model: &Model,
+    plan: &Plan,
+    folder: &Path,
+    target: Target<'_>,
+    records: &[Record],
+    control: &Control<'_>,
+) -> Result<(), Error> {
+    let written = if target.single_file {
+        Model::open(&folder.join(SINGLE_NAME))?
+    } else {
+        Model::open_folder(&Folder::on_disk(folder))?
+    };
     let mismatch = |name: &str, what, expected: String, found: String| {
         Error::from(RunError::Mismatch { file: folder.to_owned(), tensor: name.to_owned(), what, expected, found })
     };
@@ -23,7 +34,9 @@ pub(super) fn check(model: &Model, plan: &Plan, folder: &Path, target: Target<'_
         let (expected, found) = (model.weights().len().to_string(), written.weights().len().to_string());
         return Err(mismatch("", "number of tensors", expected, found));
     }
-    for (((source, stored), tensor), record) in model.weights().iter().zip(written.weights()).zip(&plan.tensors).zip(records) {
+    for (((source, stored), tensor), record) in
+        model.weights().iter().zip(written.weights()).zip(&plan.tensors).zip(records)
+    {
         check_stop(control)?;
         if stored.name != source.name {
             return Err(mismatch(&source.name, "name", source.name.clone(), stored.name.clone()));

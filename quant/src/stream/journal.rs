@@ -14,7 +14,7 @@ use crate::encode::TensorError;
 use crate::error::{Error, FileError, RunError};
 
 /// The name of the journal in the staging folder.
-pub const JOURNAL_NAME: &str = ".journal.jsonl";
+pub(super) const JOURNAL_NAME: &str = ".journal.jsonl";
 
 /// What is known of a finished tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ struct Head {
 
 /// An open journal, at its end.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct Journal {
     path: PathBuf,
     file: File,
 }
@@ -58,7 +58,7 @@ impl Journal {
     ///
     /// # Errors
     /// `RunError::OtherJournal` where the fingerprint is another, `FileError::Io`.
-    pub fn open(folder: &Path, fingerprint: &str) -> Result<(Self, HashMap<String, Record>), Error> {
+    pub(super) fn open(folder: &Path, fingerprint: &str) -> Result<(Self, HashMap<String, Record>), Error> {
         let path = folder.join(JOURNAL_NAME);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -77,7 +77,8 @@ impl Journal {
             let parsed = lines.filter_map(|line| serde_json::from_str::<Record>(line).ok());
             records.extend(parsed.map(|record| (record.name.clone(), record)));
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(FileError::io(&path, "open"))?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(FileError::io(&path, "open"))?;
         file.set_len(whole.len() as u64).map_err(FileError::io(&path, "cut"))?;
         if whole.is_empty() {
             append(&mut file, &Head { fingerprint: fingerprint.to_owned() }).map_err(FileError::io(&path, "write"))?;
@@ -89,7 +90,7 @@ impl Journal {
     ///
     /// # Errors
     /// `FileError::Io`.
-    pub fn add(&mut self, record: &Record) -> Result<(), FileError> {
+    pub(super) fn add(&mut self, record: &Record) -> Result<(), FileError> {
         append(&mut self.file, record).map_err(FileError::io(&self.path, "write"))
     }
 
@@ -97,7 +98,7 @@ impl Journal {
     ///
     /// # Errors
     /// `FileError::Io`.
-    pub fn remove(self) -> Result<(), FileError> {
+    pub(super) fn remove(self) -> Result<(), FileError> {
         std::fs::remove_file(&self.path).map_err(FileError::io(&self.path, "remove"))
     }
 }

@@ -26,12 +26,12 @@ use crate::store::{Model, Storage, Weight};
 use crate::tensor::Dtype;
 
 pub use check::part_digests;
-pub use journal::Record;
 use journal::Journal;
+pub use journal::Record;
 use shards::Shards;
 pub use shards::shard_name;
-pub use staging::{StagingOptions, check_target};
 use staging::Staging;
+pub use staging::{StagingOptions, check_target};
 
 /// What a run is given from outside.
 pub struct Control<'a> {
@@ -72,7 +72,13 @@ pub struct Target<'a> {
 ///
 /// # Errors
 /// [`Error`]; no target appears then, and finished tensors wait for a run with `resume`.
-pub fn write_model(model: &Model, plan: &Plan, target: Target<'_>, options: StagingOptions, control: &Control<'_>) -> Result<Outcome, Error> {
+pub fn write_model(
+    model: &Model,
+    plan: &Plan,
+    target: Target<'_>,
+    options: StagingOptions,
+    control: &Control<'_>,
+) -> Result<Outcome, Error> {
     check_target(model.path(), target.path, options.force)?;
     let staging = Staging::open(target.path, options)?;
     let (mut journal, mut finished) = Journal::open(staging.partial(), &plan.fingerprint())?;
@@ -80,8 +86,13 @@ pub fn write_model(model: &Model, plan: &Plan, target: Target<'_>, options: Stag
     keep_valid(model, plan, &shards, &mut finished)?;
     let n_resumed = finished.len();
     let mut peak = 0;
-    let records = run(model, plan, &shards, &mut journal, finished, control, &mut peak)
-        .map_err(|error| if error.is_interrupted() { RunError::Interrupted { partial: staging.partial().to_owned() }.into() } else { error })?;
+    let records = run(model, plan, &shards, &mut journal, finished, control, &mut peak).map_err(|error| {
+        if error.is_interrupted() {
+            RunError::Interrupted { partial: staging.partial().to_owned() }.into()
+        } else {
+            error
+        }
+    })?;
     let manifest = Manifest::new(model, plan, &records, write_side_files(model, plan, staging.partial(), target)?);
     check::check(model, plan, staging.partial(), target, &records, control)?;
     if !target.single_file {
@@ -94,7 +105,12 @@ pub fn write_model(model: &Model, plan: &Plan, target: Target<'_>, options: Stag
 }
 
 /// Drops records whose bytes, in the shard or in the source, are no longer what was recorded.
-fn keep_valid(model: &Model, plan: &Plan, shards: &Shards, finished: &mut HashMap<String, Record>) -> Result<(), Error> {
+fn keep_valid(
+    model: &Model,
+    plan: &Plan,
+    shards: &Shards,
+    finished: &mut HashMap<String, Record>,
+) -> Result<(), Error> {
     for (index, weight) in model.weights().iter().enumerate() {
         if let Some(record) = finished.get(&weight.name)
             && (shards.digests(plan, index)? != record.outputs || weight.digest().to_string() != record.source)
@@ -128,7 +144,8 @@ fn run(
     let mut records: HashMap<String, Record> = finished;
     let done: Vec<bool> = plan.tensors.iter().map(|tensor| records.contains_key(&tensor.name)).collect();
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write_all(model, plan, shards, journal, control, &queue, &give_back));
+        // The writer owns its ends of the channels: when it stops early, this side sees them closed and stops too.
+        let writer = scope.spawn(move || write_all(model, plan, shards, journal, control, &queue, &give_back));
         let produced = produce(model, plan, &done, control, &jobs, &buffers, peak);
         drop(jobs);
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -206,7 +223,9 @@ fn write_all(
                 drop(give_back.send(encoded));
                 (index, Record::of(&plan.tensors[index].name, source, outputs, error))
             }
-            Job::Unquantized { index } => (index, write_unquantized(&model.weights()[index], plan, index, shards, control)?),
+            Job::Unquantized { index } => {
+                (index, write_unquantized(&model.weights()[index], plan, index, shards, control)?)
+            }
         };
         journal.add(&record)?;
         records.push(record);
@@ -216,7 +235,13 @@ fn write_all(
 }
 
 /// Copies or casts a tensor in pieces, hashing them on the way.
-fn write_unquantized(weight: &Weight, plan: &Plan, index: usize, shards: &Shards, control: &Control<'_>) -> Result<Record, Error> {
+fn write_unquantized(
+    weight: &Weight,
+    plan: &Plan,
+    index: usize,
+    shards: &Shards,
+    control: &Control<'_>,
+) -> Result<Record, Error> {
     let mut hasher = blake3::Hasher::new();
     let raw = match &weight.storage {
         Storage::Plain(plain) => plain.data(),
@@ -258,12 +283,23 @@ fn pieces(weight: &Weight, dtype: Dtype) -> impl Iterator<Item = std::ops::Range
 
 impl Record {
     fn of(name: &str, source: blake3::Hash, outputs: Vec<String>, error: TensorError) -> Self {
-        Self { name: name.to_owned(), source: source.to_string(), outputs, squared: error.squared, squared_rtn: error.squared_rtn }
+        Self {
+            name: name.to_owned(),
+            source: source.to_string(),
+            outputs,
+            squared: error.squared,
+            squared_rtn: error.squared_rtn,
+        }
     }
 }
 
 /// Writes configuration, index and carried files; returns their digests by name.
-fn write_side_files(model: &Model, plan: &Plan, folder: &Path, target: Target<'_>) -> Result<Vec<(String, String)>, FileError> {
+fn write_side_files(
+    model: &Model,
+    plan: &Plan,
+    folder: &Path,
+    target: Target<'_>,
+) -> Result<Vec<(String, String)>, FileError> {
     let mut digests = Vec::new();
     if target.single_file {
         return Ok(digests);

@@ -14,7 +14,7 @@ use crate::store::safetensors::{Layout, NewTensor, layout};
 
 /// Every shard of a plan.
 #[derive(Debug)]
-pub struct Shards {
+pub(super) struct Shards {
     files: Vec<ShardFile>,
     /// For each planned tensor, the places of its outputs in its shard.
     places: Vec<Vec<std::ops::Range<usize>>>,
@@ -38,7 +38,7 @@ impl Shards {
     ///
     /// # Errors
     /// `FileError::Io`.
-    pub fn open(folder: &Path, plan: &Plan) -> Result<Self, FileError> {
+    pub(super) fn open(folder: &Path, plan: &Plan) -> Result<Self, FileError> {
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let mut files = Vec::with_capacity(plan.n_shards);
         let mut places = vec![Vec::new(); plan.tensors.len()];
@@ -62,7 +62,14 @@ impl Shards {
     ///
     /// # Errors
     /// `FileError::Io`: a full disk, above all.
-    pub fn write(&self, plan: &Plan, tensor: usize, output: usize, offset: usize, bytes: &[u8]) -> Result<(), FileError> {
+    pub(super) fn write(
+        &self,
+        plan: &Plan,
+        tensor: usize,
+        output: usize,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<(), FileError> {
         let shard = &self.files[plan.tensors[tensor].shard];
         let place = self.places[tensor][output].start + offset;
         write_all_at(&shard.file, bytes, place as u64).map_err(FileError::io(&shard.path, "write"))
@@ -72,7 +79,7 @@ impl Shards {
     ///
     /// # Errors
     /// `FileError::Io`.
-    pub fn digests(&self, plan: &Plan, tensor: usize) -> Result<Vec<String>, FileError> {
+    pub(super) fn digests(&self, plan: &Plan, tensor: usize) -> Result<Vec<String>, FileError> {
         let shard = &self.files[plan.tensors[tensor].shard];
         let bytes = crate::store::Bytes::map(&shard.path)?;
         let places = self.places[tensor].iter();
@@ -89,7 +96,9 @@ impl Shards {
 fn open_shard(path: &Path, layout: &Layout) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     let mut header = vec![0; layout.header.len()];
-    let same = file.metadata()?.len() == layout.file_bytes as u64 && read_at(&file, &mut header).is_ok() && header == layout.header;
+    let same = file.metadata()?.len() == layout.file_bytes as u64
+        && read_at(&file, &mut header).is_ok()
+        && header == layout.header;
     if !same {
         file.set_len(0)?;
         file.set_len(layout.file_bytes as u64)?;
@@ -126,7 +135,7 @@ fn read_at(file: &File, bytes: &mut [u8]) -> io::Result<()> {
 
 /// The index of a plan with several shards, in the form transformers writes; `None` for one shard.
 #[must_use]
-pub fn index(plan: &Plan) -> Option<(String, String)> {
+pub(super) fn index(plan: &Plan) -> Option<(String, String)> {
     if plan.n_shards == 1 {
         return None;
     }

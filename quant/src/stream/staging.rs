@@ -10,7 +10,7 @@ const LOCK_NAME: &str = ".lock";
 
 /// A target in the making, locked against other processes.
 #[derive(Debug)]
-pub struct Staging {
+pub(super) struct Staging {
     target: PathBuf,
     partial: PathBuf,
     replace: bool,
@@ -57,7 +57,7 @@ impl Staging {
     ///
     /// # Errors
     /// `FileError::Io`, or `RunError::Busy` where another process holds the lock.
-    pub fn open(target: &Path, options: StagingOptions) -> Result<Self, Error> {
+    pub(super) fn open(target: &Path, options: StagingOptions) -> Result<Self, Error> {
         let name = target.file_name().ok_or_else(|| FileError::NoModel {
             path: target.to_owned(),
             what: "expected a name for the target".into(),
@@ -72,7 +72,9 @@ impl Staging {
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(RunError::Busy { partial }.into()),
-            Err(fs::TryLockError::Error(source)) => return Err(FileError::Io { path: lock_path, doing: "lock", source }.into()),
+            Err(fs::TryLockError::Error(source)) => {
+                return Err(FileError::Io { path: lock_path, doing: "lock", source }.into());
+            }
         }
         let staging = Self { target: target.to_owned(), partial, replace: options.force, _lock: lock };
         if !options.resume {
@@ -83,7 +85,7 @@ impl Staging {
 
     /// The folder in which files are written.
     #[must_use]
-    pub fn partial(&self) -> &Path {
+    pub(super) fn partial(&self) -> &Path {
         &self.partial
     }
 
@@ -91,7 +93,7 @@ impl Staging {
     ///
     /// # Errors
     /// `FileError::Io`.
-    pub fn clear(&self) -> Result<(), FileError> {
+    pub(super) fn clear(&self) -> Result<(), FileError> {
         for entry in fs::read_dir(&self.partial).map_err(FileError::io(&self.partial, "list"))? {
             let path = entry.map_err(FileError::io(&self.partial, "list"))?.path();
             if path.file_name().is_some_and(|name| name == LOCK_NAME) {
@@ -107,7 +109,7 @@ impl Staging {
     ///
     /// # Errors
     /// `FileError::Io`; the target is then what it was before.
-    pub fn commit(self, single: Option<&str>, fsync: bool) -> Result<(), FileError> {
+    pub(super) fn commit(self, single: Option<&str>, fsync: bool) -> Result<(), FileError> {
         let lock_path = self.partial.join(LOCK_NAME);
         fs::remove_file(&lock_path).map_err(FileError::io(&lock_path, "remove"))?;
         if fsync {

@@ -1,0 +1,118 @@
+//! `inspect`: what is inside, from headers alone.
+
+use std::collections::BTreeMap;
+
+use reweight_quant::pattern::Pattern;
+use reweight_quant::roles::role;
+use reweight_quant::store::{Model, ModelLayout, Weight};
+use reweight_quant::tensor::shape_text;
+use serde::Serialize;
+
+use crate::args::Inspect;
+use crate::failure::Status;
+use crate::ui::{Align, Table, Ui, bytes};
+
+#[derive(Serialize)]
+struct Document<'a> {
+    layout: &'static str,
+    model_type: Option<&'a str>,
+    quant_method: Option<String>,
+    n_tensors: usize,
+    n_parameters: usize,
+    bytes: usize,
+    bits_per_weight: f64,
+    stored_as: BTreeMap<String, usize>,
+    tensors: Vec<TensorDocument<'a>>,
+    files: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct TensorDocument<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    stored_as: String,
+    role: &'static str,
+    bytes: usize,
+}
+
+pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
+    let model = super::open(&arguments.model, ui)?;
+    let pattern = arguments.tensors.as_deref().map(Pattern::new).transpose()?;
+    if let Some(pattern) = &pattern {
+        pattern.check(&model)?;
+    }
+    let document = document(&model, |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name)));
+    if ui.json() {
+        ui.document(&document)?
+    } else {
+        show(&document, ui)?
+    }
+    Ok(Status::Done)
+}
+
+fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Document<'_> {
+    let shown: Vec<&Weight> = model.weights().iter().filter(|weight| wanted(&weight.name)).collect();
+    let model_type = model.config_text("model_type");
+    let (total, n_parameters) =
+        shown.iter().fold((0, 0), |(total, n), weight| (total + weight.stored_bytes(), n + weight.n_elements()));
+    let mut stored_as = BTreeMap::new();
+    for weight in &shown {
+        *stored_as.entry(weight.stored_as()).or_default() += 1;
+    }
+    let tensors = shown.iter().map(|weight| TensorDocument {
+        name: &weight.name,
+        shape: &weight.shape,
+        stored_as: weight.stored_as(),
+        role: role(weight, model_type).kept_because().unwrap_or("linear"),
+        bytes: weight.stored_bytes(),
+    });
+    Document {
+        layout: match model.layout() {
+            ModelLayout::Folder => "folder",
+            ModelLayout::Safetensors => "safetensors",
+            ModelLayout::Gguf => "gguf",
+        },
+        model_type,
+        quant_method: model.quant_method(),
+        n_tensors: shown.len(),
+        n_parameters,
+        bytes: total,
+        bits_per_weight: total as f64 * 8.0 / n_parameters.max(1) as f64,
+        stored_as,
+        tensors: tensors.collect(),
+        files: model.side_files().iter().map(|file| file.name.as_str()).collect(),
+    }
+}
+
+fn show(document: &Document<'_>, ui: &Ui) -> anyhow::Result<()> {
+    let mut table = Table::new([
+        ("tensor", Align::Left),
+        ("shape", Align::Left),
+        ("stored as", Align::Left),
+        ("bytes", Align::Right),
+        ("role", Align::Left),
+    ]);
+    for tensor in &document.tensors {
+        table.row([
+            tensor.name.to_owned(),
+            shape_text(tensor.shape),
+            tensor.stored_as.clone(),
+            bytes(tensor.bytes as u64),
+            tensor.role.to_owned(),
+        ]);
+    }
+    ui.table(&table)?;
+    let kind = document.model_type.unwrap_or("model without configuration");
+    let quantized =
+        document.quant_method.as_deref().map_or_else(String::new, |method| format!(", quantized as {method}"));
+    let census: Vec<String> = document.stored_as.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    ui.print(&format!(
+        "\n{kind} ({}){quantized}: {} parameters in {} tensors ({}), {}, {:.3} bits per weight",
+        document.layout,
+        document.n_parameters,
+        document.n_tensors,
+        census.join(", "),
+        bytes(document.bytes as u64),
+        document.bits_per_weight
+    ))
+}

@@ -1,0 +1,199 @@
+//! `quantize`: plan, write, report.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use reweight_quant::error::FileError;
+use reweight_quant::kernels::Kernels;
+use reweight_quant::manifest::{Manifest, TensorReport};
+use reweight_quant::pack::compressed_tensors;
+use reweight_quant::pattern::Pattern;
+use reweight_quant::plan::{Method, Plan, PlanOptions};
+use reweight_quant::scheme::Scheme;
+use reweight_quant::store::Model;
+use reweight_quant::tensor::Dtype;
+use serde::Serialize;
+
+use super::writing::{self, Figures};
+use crate::args::{self, AutoDtype, Quantize, ReportFormat};
+use crate::failure::Status;
+use crate::ui::{Align, Table, Ui, bytes, duration, escape_path, rate};
+
+/// The document of a run: what went into the target, and what it took.
+#[derive(Serialize)]
+struct Document<'a> {
+    target: PathBuf,
+    #[serde(flatten)]
+    figures: Figures,
+    #[serde(flatten)]
+    manifest: ManifestBody<'a>,
+}
+
+/// The manifest without its schema number, which the document has already.
+#[derive(Serialize)]
+struct ManifestBody<'a> {
+    method: Option<&'a str>,
+    bits_per_weight: f64,
+    bytes_in: usize,
+    bytes_out: usize,
+    source_digest: &'a str,
+    target_digest: &'a str,
+    tensors: &'a [TensorReport],
+}
+
+pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    let options = options(arguments)?;
+    let model = super::open(&arguments.model, ui)?;
+    let target = writing::target(&model, &arguments.target, "compressed-tensors", false)?;
+    writing::check(&model, target, &arguments.writing)?;
+    let plan = Plan::new(&model, &options)?;
+    tell(&model, &plan, ui);
+    if arguments.writing.dry_run {
+        writing::show_plan(&plan, ui)?;
+        return Ok(Status::Done);
+    }
+    let finished = writing::write(&model, &plan, target, &arguments.writing, kernels, ui)?;
+    let manifest = &finished.outcome.manifest;
+    let document = Document {
+        target: arguments.target.clone(),
+        figures: Figures::of(&finished, &plan, kernels),
+        manifest: ManifestBody {
+            method: manifest.method.as_deref(),
+            bits_per_weight: manifest.bits_per_weight,
+            bytes_in: manifest.bytes_in,
+            bytes_out: manifest.bytes_out,
+            source_digest: &manifest.source_digest,
+            target_digest: &manifest.target_digest,
+            tensors: &manifest.tensors,
+        },
+    };
+    if let Some(report) = &arguments.report {
+        let text = match report.format {
+            ReportFormat::Json => format!("{:#}\n", serde_json::to_value(&document)?),
+            ReportFormat::Markdown => markdown(manifest),
+        };
+        std::fs::write(&report.path, text).map_err(FileError::io(&report.path, "write"))?;
+    }
+    if ui.json() {
+        ui.document(&document)?;
+        return Ok(Status::Done);
+    }
+    ui.table(&error_table(manifest))?;
+    ui.print(&format!(
+        "\n{}: {} -> {}, {:.3} bits per quantized weight, in {} ({} read)",
+        escape_path(&arguments.target),
+        bytes(manifest.bytes_in as u64),
+        bytes(manifest.bytes_out as u64),
+        manifest.bits_per_weight,
+        duration(finished.elapsed),
+        rate(manifest.bytes_in as u64, finished.elapsed)
+    ))?;
+    Ok(Status::Done)
+}
+
+fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
+    let scheme = |text: &str| text.parse::<Scheme>().map_err(reweight_quant::Error::from);
+    let mut overrides = Vec::with_capacity(arguments.tensor.len());
+    for tensor in &arguments.tensor {
+        overrides.push((Pattern::new(&tensor.pattern)?, scheme(&tensor.scheme)?));
+    }
+    let keep: Result<Vec<Pattern>, _> = arguments.keep.iter().map(|pattern| Pattern::new(pattern)).collect();
+    Ok(PlanOptions {
+        scheme: Some(scheme(&arguments.scheme)?),
+        method: match arguments.method {
+            args::Method::Rtn => Method::Rtn,
+            args::Method::Search => Method::Search,
+        },
+        overrides,
+        keep: keep?,
+        scale_dtype: dtype(arguments.scale_dtype),
+        dtype: dtype(arguments.dtype),
+        strict: arguments.strict,
+        max_shard_bytes: usize::try_from(arguments.writing.max_shard_size.0)
+            .context("--max-shard-size is too large")?,
+    })
+}
+
+const fn dtype(choice: AutoDtype) -> Option<Dtype> {
+    match choice {
+        AutoDtype::Auto => None,
+        AutoDtype::F16 => Some(Dtype::F16),
+        AutoDtype::Bf16 => Some(Dtype::Bf16),
+        AutoDtype::F32 => Some(Dtype::F32),
+    }
+}
+
+/// Says what the reader may not expect.
+fn tell(model: &Model, plan: &Plan, ui: &Ui) {
+    let fallbacks = plan.tensors.iter().filter(|tensor| tensor.reason.contains("does not divide")).count();
+    if fallbacks > 0 {
+        ui.warn(&format!(
+            "{fallbacks} tensors get a smaller group than asked for, because it does not divide their width"
+        ));
+    }
+    if compressed_tensors::transformers_refuses(&plan.quantized()) {
+        ui.warn("transformers 5.23 does not load a folder with several schemes unless all are symmetric");
+        ui.hint("one scheme for all (a smaller group, such as int4-g64), or schemes ending in -sym, load everywhere");
+    }
+    for name in model.left_behind() {
+        ui.detail(&format!("not carried over: {name}"));
+    }
+    for tensor in &plan.tensors {
+        ui.detail(&format!("{}: {} -> {} {}", tensor.name, tensor.from, tensor.to(), tensor.reason));
+    }
+}
+
+fn error_table(manifest: &Manifest) -> Table<5> {
+    let mut table = Table::new([
+        ("tensor", Align::Left),
+        ("scheme", Align::Left),
+        ("mse", Align::Right),
+        ("of rtn", Align::Right),
+        ("why", Align::Left),
+    ]);
+    for tensor in &manifest.tensors {
+        if let (Some(mse), Some(rtn)) = (tensor.error_mse, tensor.error_mse_rtn) {
+            table.row([
+                tensor.name.clone(),
+                tensor.scheme.clone(),
+                format!("{mse:.3e}"),
+                ratio(mse, rtn),
+                tensor.reason.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+/// An error as a share of that of `rtn`.
+fn ratio(mse: f64, rtn: f64) -> String {
+    if rtn > 0.0 { format!("{:.3}", mse / rtn) } else { "-".to_owned() }
+}
+
+/// The report for people who read files: a heading, the figures, a table. Names are code, so that nothing in them acts.
+fn markdown(manifest: &Manifest) -> String {
+    let mut text = format!(
+        "# Quantization report\n\n{} wrote {} from {} ({:.3} bits per quantized weight).\n\n| tensor | from | to | mse | of rtn | why |\n|---|---|---|---:|---:|---|\n",
+        manifest.tool,
+        bytes(manifest.bytes_out as u64),
+        bytes(manifest.bytes_in as u64),
+        manifest.bits_per_weight
+    );
+    for tensor in &manifest.tensors {
+        let name = tensor.name.replace(['`', '|', '\n', '\r'], "?");
+        let (mse, of_rtn) = match (tensor.error_mse, tensor.error_mse_rtn) {
+            (Some(mse), Some(rtn)) => (format!("{mse:.3e}"), ratio(mse, rtn)),
+            _ => (String::new(), String::new()),
+        };
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            text,
+            "| `{name}` | {} | {} | {mse} | {of_rtn} | {} |",
+            tensor.from,
+            tensor.scheme,
+            tensor.reason.replace('|', "?")
+        );
+    }
+    text
+}
