@@ -26,6 +26,11 @@ mod lanes;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+#[cfg(target_arch = "x86_64")]
 mod convert;
 mod dequantize;
 mod pack;

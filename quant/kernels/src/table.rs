@@ -73,7 +73,14 @@ fn names(names: &[&str]) -> String {
 /// Every table this machine can run, the plainest first and the fastest last.
 #[must_use]
 pub fn supported() -> Vec<&'static Kernels> {
-    vec![&scalar::SCALAR]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "only x86-64 has more tables"))]
+    let mut tables = vec![&scalar::SCALAR];
+    #[cfg(target_arch = "x86_64")]
+    {
+        tables.extend(crate::avx2::table());
+        tables.extend(crate::avx512::table());
+    }
+    tables
 }
 
 /// The table of that name, if this machine can run it.
@@ -256,3 +263,62 @@ fn check_row(group: usize, row: &[f32], weights: Option<&[f32]>, out: &RowCodes<
     assert_eq!((out.scales.len(), out.zeros.len()), (n_groups, n_groups), "a scale and a zero for each group");
     assert!(weights.is_none_or(|weights| weights.len() == row.len()), "a weight for each value");
 }
+
+/// Makes `table()` of a file that implements `Lanes` for a token: the table, if this machine has the features.
+///
+/// Each entry is a function that enables the features, in which the algorithm and the token's methods are inlined.
+#[cfg(target_arch = "x86_64")]
+macro_rules! simd_table {
+    ($d:tt $name:literal, [$($feature:tt),+], $token:ident) => {
+        /// This table, if the machine can run it.
+        pub(crate) fn table() -> Option<&'static crate::table::Kernels> {
+            if $(std::arch::is_x86_feature_detected!($feature))&&+ { Some(&TABLE) } else { None }
+        }
+
+        macro_rules! entry {
+            ($module:ident :: $function:ident, |$d($arg:ident: $type:ty),+| $d(-> $result:ty)?) => {{
+                $(#[target_feature(enable = $feature)])+
+                fn entry($d($arg: $type),+) $d(-> $result)? {
+                    crate::$module::$function($token::new(), $d($arg),+)
+                }
+                |$d($arg),+| {
+                    // SAFETY: `table` hands out this table only where every feature of `entry` was detected.
+                    unsafe { entry($d($arg),+) }
+                }
+            }};
+        }
+
+        static TABLE: crate::table::Kernels = crate::table::Kernels {
+            name: $name,
+            bf16_to_f32: entry!(convert::bf16_to_f32, |bytes: &[u8], out: &mut [f32]|),
+            f16_to_f32: entry!(convert::f16_to_f32, |bytes: &[u8], out: &mut [f32]|),
+            f32_to_bf16: entry!(convert::f32_to_bf16, |values: &[f32], out: &mut [u8]|),
+            f32_to_f16: entry!(convert::f32_to_f16, |values: &[f32], out: &mut [u8]|),
+            first_non_finite: entry!(reduce::first_non_finite, |values: &[f32]| -> Option<usize>),
+            extent: entry!(reduce::extent, |values: &[f32]| -> Option<crate::Extent>),
+            squared_error: entry!(
+                reduce::squared_error,
+                |group: usize, a: &[f32], b: &[f32], weights: Option<&[f32]>| -> f64
+            ),
+            rtn: entry!(
+                rtn::rtn,
+                |grid: crate::Grid, group: usize, row: &[f32], weights: Option<&[f32]>, out: &mut crate::RowCodes<'_>|
+                    -> crate::RowErrors
+            ),
+            search: entry!(
+                search::search,
+                |grid: crate::Grid, group: usize, row: &[f32], weights: Option<&[f32]>, n: usize,
+                    out: &mut crate::RowCodes<'_>| -> crate::RowErrors
+            ),
+            pack: entry!(pack::pack, |bits: u8, codes: &[u8], out: &mut [u8]|),
+            unpack: entry!(pack::unpack, |bits: u8, packed: &[u8], codes: &mut [u8]|),
+            dequantize: entry!(
+                dequantize::dequantize,
+                |group: usize, codes: &[u8], scales: &[f32], zeros: &[u8], out: &mut [f32]|
+            ),
+        };
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use simd_table;

@@ -4,6 +4,7 @@
 #![expect(clippy::float_cmp, reason = "results are compared to the bit")]
 #![expect(clippy::print_stdout, reason = "a failing test shows its seed and what it measured")]
 
+mod agree;
 mod random;
 mod reference;
 mod select;
