@@ -1,6 +1,7 @@
 //! Sixteen lanes as two registers of AVX2, with F16C and BMI2.
 
 #![expect(unsafe_code, reason = "loads and stores, and calls of intrinsics, which need what the token proves")]
+#![expect(clippy::unused_self, reason = "`self` proves the features; its type has no data")]
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _CMP_UNORD_Q, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadl_epi64,
@@ -58,7 +59,7 @@ macro_rules! fold {
 }
 
 #[inline(always)]
-fn load_8(from: &[u8; 8]) -> __m128i {
+fn load_8(from: &[u8]) -> __m128i {
     // SAFETY: the reference covers the 8 bytes that are read, at any alignment; SSE2 is part of x86-64.
     unsafe { _mm_loadl_epi64(from.as_ptr().cast()) }
 }
@@ -133,7 +134,7 @@ impl Avx2 {
 
     /// bf16 of eight lanes, as 32-bit numbers.
     #[inline(always)]
-    fn to_bf16(self, v: __m256) -> __m256i {
+    fn round_bf16(self, v: __m256) -> __m256i {
         let bits = op!(_mm256_castps_si256(v));
         let upper = op!(_mm256_srli_epi32::<16>(bits));
         let (one, half, quiet) =
@@ -149,15 +150,15 @@ impl Avx2 {
     }
 
     #[inline(always)]
-    fn from_bf16(self, halves: __m128i) -> __m256 {
+    fn widen_bf16(self, halves: __m128i) -> __m256 {
         let wide = op!(_mm256_cvtepu16_epi32(halves));
         let bits = op!(_mm256_slli_epi32::<16>(wide));
         op!(_mm256_castsi256_ps(bits))
     }
 
     #[inline(always)]
-    fn from_codes(self, codes: &[u8; 8]) -> __m256 {
-        let wide = op!(_mm256_cvtepu8_epi32(load_8(codes)));
+    fn widen_codes(self, codes: __m128i) -> __m256 {
+        let wide = op!(_mm256_cvtepu8_epi32(codes));
         op!(_mm256_cvtepi32_ps(wide))
     }
 
@@ -237,12 +238,12 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load_bf16(self, from: &[u8; 2 * LANES]) -> F {
         let (low, high) = halves(from);
-        F(self.from_bf16(load_16(low)), self.from_bf16(load_16(high)))
+        F(self.widen_bf16(load_16(low)), self.widen_bf16(load_16(high)))
     }
 
     #[inline(always)]
     fn store_bf16(self, v: F, to: &mut [u8; 2 * LANES]) {
-        let shuffled = op!(_mm256_packus_epi32(self.to_bf16(v.0), self.to_bf16(v.1)));
+        let shuffled = op!(_mm256_packus_epi32(self.round_bf16(v.0), self.round_bf16(v.1)));
         self.store_32(op!(_mm256_permute4x64_epi64::<0b11_01_10_00>(shuffled)), to);
     }
 
@@ -269,7 +270,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load_codes(self, from: &[u8; LANES]) -> F {
         let (low, high) = halves(from);
-        F(self.from_codes(low), self.from_codes(high))
+        F(self.widen_codes(load_8(low)), self.widen_codes(load_8(high)))
     }
 
     #[inline(always)]

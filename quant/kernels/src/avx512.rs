@@ -1,6 +1,7 @@
 //! Sixteen lanes as one register of AVX-512 (f, bw, vl, dq).
 
 #![expect(unsafe_code, reason = "loads and stores, and calls of intrinsics, which need what the token proves")]
+#![expect(clippy::unused_self, reason = "`self` proves the features; its type has no data")]
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, __m512, __m512i, _CMP_UNORD_Q, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
