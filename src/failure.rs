@@ -71,18 +71,6 @@ impl fmt::Display for Problem {
 
 impl Error for Problem {}
 
-/// The user asked to stop, and a long loop did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl Error for Interrupted {}
-
 /// An error with the status that it ends the run with and the hints that go with it.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -134,8 +122,6 @@ impl Failure {
 fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
     if let Some(problem) = cause.downcast_ref::<Problem>() {
         Some((problem.status, problem.hint.clone()))
-    } else if cause.is::<Interrupted>() {
-        Some((Status::Interrupted, None))
     } else if let Some(error) = cause.downcast_ref::<QuantError>() {
         let status = match error {
             QuantError::File(error) => file_status(error),
@@ -204,7 +190,6 @@ mod tests {
             (anyhow::Error::new(Problem::usage("a")), 2, "a", vec![]),
             (anyhow::Error::new(Problem::usage("a").hint("b")).context("c"), 2, "c: a", vec!["b"]),
             (anyhow::Error::new(Problem::internal("a")), 3, "a", vec![]),
-            (anyhow::Error::new(Interrupted).context("while writing"), 130, "while writing: interrupted", vec![]),
             (malformed.into(), 2, "`m` is not a valid safetensors file: x", vec![]),
             (io_error(io::ErrorKind::NotFound).into(), 2, "cannot open `m`: entity not found", vec![]),
             (

@@ -18,10 +18,20 @@ fn main() -> ExitCode {
         Err(error) => return ui::usage(&error, &argv),
     };
     let ui = Arc::new(ui::Ui::new(&args.global));
-    let on_signal = Arc::clone(&ui);
     let status = failure::guard(&ui, || {
-        ctrlc::set_handler(move || on_signal.interrupt()).context("cannot listen for Ctrl-C")?;
+        listen(&ui)?;
         commands::run(&args, &ui)
     });
     status.into()
+}
+
+/// Tells `ui` of signals that ask to stop. Where the parent ignores one of them, as `nohup` does, all stay as they are.
+fn listen(ui: &Arc<ui::Ui>) -> anyhow::Result<()> {
+    let ui = Arc::clone(ui);
+    match ctrlc::try_set_handler(move || ui.interrupt()) {
+        Err(error) if !matches!(error, ctrlc::Error::MultipleHandlers) => {
+            Err(error).context("cannot listen for Ctrl-C")
+        }
+        _ => Ok(()),
+    }
 }

@@ -49,7 +49,7 @@ fn prepare(global: &Global, ui: &Ui) -> anyhow::Result<&'static Kernels> {
         KernelChoice::Neon => Some("neon"),
     };
     let chosen = kernels::select(name).map_err(|error| Problem::usage(error.to_string()))?;
-    ui.trace(&format!("kernels: {}", chosen.name));
+    ui.trace(&format!("threads: {}, kernels: {}", rayon::current_num_threads(), chosen.name));
     Ok(chosen)
 }
 

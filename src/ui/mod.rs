@@ -22,7 +22,6 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::args::{ColorChoice, Global};
-use crate::failure::Interrupted;
 
 pub(crate) use escape::{escape, escape_path};
 pub(crate) use human::{bytes, duration, rate};
@@ -214,17 +213,15 @@ pub(crate) fn usage(error: &clap::Error, argv: &[OsString]) -> ExitCode {
     } else {
         rendered.to_string()
     };
-    let written = match to_stderr {
-        true => io::stderr().write_all(tips_as_hints(&text).as_bytes()),
-        false => io::stdout().write_all(text.as_bytes()),
-    };
-    match written {
-        Err(failed) if !to_stderr && failed.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(io::stderr(), "error: cannot write to standard output: {failed}");
-            crate::failure::Status::Internal.into()
-        }
-        _ => ExitCode::from(error.exit_code() as u8),
+    if to_stderr {
+        let _ = io::stderr().write_all(tips_as_hints(&text).as_bytes());
+    } else if let Err(failed) = io::stdout().write_all(text.as_bytes())
+        && failed.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = writeln!(io::stderr(), "error: cannot write to standard output: {failed}");
+        return crate::failure::Status::Internal.into();
     }
+    ExitCode::from(error.exit_code() as u8)
 }
 
 /// The parser's advice under the word that all other advice here starts with, so that one search finds both.

@@ -1,0 +1,21 @@
+//! The command line as other programs see it: exit status, standard output, standard error.
+//!
+//! - [`help`]: what every verb says about itself, committed as snapshots, and that it fits a terminal.
+//! - [`usage`]: command lines that are refused, and how.
+//! - [`json`]: what `--json` promises whatever the verb.
+//! - [`streams`]: color, closed pipes, full disks.
+//! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
+//! - [`generate`]: completion scripts and manual pages.
+//!
+//! A snapshot that should change is written again by `REWEIGHT_UPDATE_SNAPSHOTS=1 cargo test --test cli`; the difference
+//! is then read in the commit.
+
+mod support;
+
+mod generate;
+mod help;
+mod json;
+#[cfg(target_os = "linux")]
+mod signals;
+mod streams;
+mod usage;
