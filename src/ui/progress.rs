@@ -100,7 +100,7 @@ impl Drop for Progress<'_> {
 
 /// A bar on standard error, without color so that `--color` needs no word with it.
 fn bar(total_bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("[{bar:24}] {percent:>3}%  {pace}  {wide_msg}")
+    let style = ProgressStyle::with_template("[{bar:10}] {percent:>3}%  {pace}  {wide_msg}")
         .expect("the template is well formed")
         .progress_chars("=> ")
         .with_key("pace", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
@@ -111,18 +111,19 @@ fn bar(total_bytes: u64) -> ProgressBar {
     bar
 }
 
-/// `25%  1.25 GB of 5.00 GB, 125 MB/s, 30.0 s left  model.embed_tokens.weight`
+/// `25%  1.25 GB of 5.00 GB, 125 MB/s, 30 s left  model.embed_tokens.weight`
 fn line(done_bytes: u64, total_bytes: u64, elapsed: Duration, name: &str) -> String {
     let percent = u128::from(done_bytes) * 100 / u128::from(total_bytes.max(1));
     let text = format!("{percent}%  {}  {name}", pace(done_bytes, total_bytes, elapsed));
     text.trim_end().to_owned()
 }
 
-/// `1.25 GB of 5.00 GB, 125 MB/s, 30.0 s left`: the time left at the mean rate so far, once there is one.
+/// `1.25 GB of 5.00 GB, 125 MB/s, 30 s left`: the time left at the mean rate so far, once there is one.
 fn pace(done_bytes: u64, total_bytes: u64, elapsed: Duration) -> String {
     let done = format!("{} of {}, {}", bytes(done_bytes), bytes(total_bytes), rate(done_bytes, elapsed));
     let left = elapsed.as_secs_f64() * total_bytes.saturating_sub(done_bytes) as f64 / done_bytes as f64;
-    match Duration::try_from_secs_f64(left) {
+    match Duration::try_from_secs_f64(left.round()) {
+        Ok(left) if left.as_secs() < 60 => format!("{done}, {} s left", left.as_secs()),
         Ok(left) => format!("{done}, {} left", duration(left)),
         Err(_) => done,
     }
@@ -137,11 +138,11 @@ mod tests {
     fn a_line_says_how_far_how_fast_and_how_long() {
         assert_eq!(
             line(1_250_000_000, 5_000_000_000, Duration::from_secs(10), "embed"),
-            "25%  1.25 GB of 5.00 GB, 125 MB/s, 30.0 s left  embed"
+            "25%  1.25 GB of 5.00 GB, 125 MB/s, 30 s left  embed"
         );
         assert_eq!(line(0, 5_000, Duration::from_secs(10), ""), "0%  0 B of 5.00 kB, 0 B/s");
         assert_eq!(line(0, 0, Duration::ZERO, "a"), "0%  0 B of 0 B, - MB/s  a");
-        assert_eq!(line(7, 5, Duration::from_secs(1), ""), "140%  7 B of 5 B, 7 B/s, 0.00 s left");
+        assert_eq!(line(7, 5, Duration::from_secs(1), ""), "140%  7 B of 5 B, 7 B/s, 0 s left");
     }
 
     #[test]
