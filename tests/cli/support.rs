@@ -32,7 +32,7 @@ impl Dir {
     }
 }
 
-/// `reweight` with an empty environment, in a folder of its own unless [`Cmd::in_dir`] names one.
+/// `reweight` with next to nothing in its environment, in a folder of its own unless [`Cmd::in_dir`] names one.
 pub(crate) struct Cmd {
     command: Command,
     line: String,
@@ -45,9 +45,11 @@ impl Cmd {
         let dir = Dir::new();
         let mut command = Command::new(env!("CARGO_BIN_EXE_reweight"));
         command.args(words.split_whitespace()).env_clear().current_dir(dir.path()).stdin(Stdio::null());
-        // Windows starts no process that uses the network or random numbers without it.
-        if let Some(root) = std::env::var_os("SystemRoot") {
-            command.env("SystemRoot", root);
+        // Windows starts few programs without the first; the second lets one run of all tests force a table of kernels.
+        for name in ["SystemRoot", "REWEIGHT_KERNELS"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
         }
         Self { command, line: format!("reweight {words}").trim_end().to_owned(), _dir: Some(dir) }
     }
