@@ -109,3 +109,38 @@ fn every_type_dequantizes_to_the_bits_of_the_package() {
     seen.sort_unstable();
     assert_eq!(seen, GgmlType::ALL, "a type without a fixture, or twice");
 }
+
+/// Writes what `hugging_face` presents as a folder with `model.safetensors` in F32, for tools that load such folders.
+#[test]
+#[ignore = "run by tools/compare-gguf-import.py, which names the source and the target"]
+fn export_as_hugging_face_folder() {
+    let path = |name| PathBuf::from(std::env::var_os(name).expect("tools/compare-gguf-import.py sets it"));
+    let (source, target) = (path("REWEIGHT_GGUF_SOURCE"), path("REWEIGHT_GGUF_TARGET"));
+    let file = GgufFile::parse(&source, Bytes::map(&source).expect("the source is there")).expect("a GGUF file");
+    let mut view = file.hugging_face().expect("a model with a Hugging Face counterpart");
+    view.config["dtype"] = "float32".into();
+
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for tensor in &view.tensors {
+        let start = end;
+        end += 4 * tensor.n_rows() * tensor.row_elements();
+        let entry = serde_json::json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end] });
+        assert_eq!(header.insert(tensor.name.clone(), entry), None, "{} twice", tensor.name);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut weights = (header.len() as u64).to_le_bytes().to_vec();
+    weights.extend(header.as_bytes());
+    for tensor in &view.tensors {
+        let mut values = vec![0.0; tensor.n_rows() * tensor.row_elements()];
+        file.dequantize_hf_rows(tensor, 0..tensor.n_rows(), &mut values);
+        weights.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+    }
+
+    std::fs::create_dir_all(&target).expect("the target can be made");
+    view.files.push(("config.json".to_owned(), view.config.to_string().into_bytes()));
+    view.files.push(("model.safetensors".to_owned(), weights));
+    for (name, bytes) in &view.files {
+        std::fs::write(target.join(name), bytes).expect("the target can be written");
+    }
+}

@@ -6,6 +6,7 @@
 //! Format: `docs/gguf.md` of ggml-org/ggml, versions 2 and 3, little-endian.
 
 mod dequantize;
+mod hugging_face;
 mod parse;
 mod types;
 mod value;
@@ -18,6 +19,7 @@ use crate::error::FileError;
 use crate::store::Bytes;
 
 pub use dequantize::dequantize;
+pub use hugging_face::{HfTensor, HfView, KNOWN_ARCHITECTURES, RowOrder};
 pub use parse::{MAX_KEY_BYTES, MAX_KEYS, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
 pub use types::GgmlType;
 pub use value::{Array, Value};
