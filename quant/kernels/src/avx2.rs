@@ -10,10 +10,10 @@ use std::arch::x86_64::{
     _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi32_ps,
     _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_ph,
     _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps,
-    _mm256_mul_ps, _mm256_or_si256, _mm256_packus_epi16, _mm256_packus_epi32, _mm256_permute4x64_epi64,
-    _mm256_permutevar8x32_epi32, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32,
-    _mm256_sub_ps, _pdep_u64, _pext_u64,
+    _mm256_movehdup_ps, _mm256_mul_ps, _mm256_or_si256, _mm256_packus_epi16, _mm256_packus_epi32,
+    _mm256_permute2f128_ps, _mm256_permute4x64_epi64, _mm256_permutevar8x32_epi32, _mm256_set1_epi16,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps, _mm256_slli_epi16, _mm256_slli_epi32,
+    _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_ps, _pdep_u64, _pext_u64,
 };
 
 use crate::lanes::{LANES, Lanes};
@@ -55,6 +55,26 @@ macro_rules! fold {
         let one = op!(_mm_movehdup_ps(two));
         let one = op!($one(two, one));
         op!(_mm_cvtss_f32(one))
+    }};
+}
+
+/// Folds four vectors by halves at once: what is left of two after a step shares a register in the next.
+macro_rules! fold4 {
+    ($s:expr, $v:expr, $join:ident) => {{
+        let [a, b, c, d] = *$v;
+        let (a, b) = (op!($join(a.0, a.1)), op!($join(b.0, b.1)));
+        let (c, d) = (op!($join(c.0, c.1)), op!($join(d.0, d.1)));
+        let (low, high) = (op!(_mm256_permute2f128_ps::<0x20>(a, b)), op!(_mm256_permute2f128_ps::<0x31>(a, b)));
+        let ab = op!($join(low, high));
+        let (low, high) = (op!(_mm256_permute2f128_ps::<0x20>(c, d)), op!(_mm256_permute2f128_ps::<0x31>(c, d)));
+        let cd = op!($join(low, high));
+        let (low, high) = (op!(_mm256_shuffle_ps::<0x44>(ab, cd)), op!(_mm256_shuffle_ps::<0xEE>(ab, cd)));
+        let two = op!($join(low, high));
+        let odd = op!(_mm256_movehdup_ps(two));
+        let one = op!($join(two, odd));
+        let mut lanes = [0.0; 8];
+        $s.store_half(one, &mut lanes);
+        [lanes[0], lanes[4], lanes[2], lanes[6]]
     }};
 }
 
@@ -233,6 +253,21 @@ impl Lanes for Avx2 {
     fn greatest(self, a: F) -> f32 {
         let eight = op!(_mm256_max_ps(a.0, a.1));
         fold!(eight, _mm_max_ps, _mm_max_ss)
+    }
+
+    #[inline(always)]
+    fn sum4(self, v: &[F; 4]) -> [f32; 4] {
+        fold4!(self, v, _mm256_add_ps)
+    }
+
+    #[inline(always)]
+    fn least4(self, v: &[F; 4]) -> [f32; 4] {
+        fold4!(self, v, _mm256_min_ps)
+    }
+
+    #[inline(always)]
+    fn greatest4(self, v: &[F; 4]) -> [f32; 4] {
+        fold4!(self, v, _mm256_max_ps)
     }
 
     #[inline(always)]

@@ -5,16 +5,17 @@
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, __m512, __m512i, _CMP_UNORD_Q, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
-    _mm_loadu_si128, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_storeu_si128, _mm256_add_ps,
+    _mm_loadu_si128, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_storeu_ps, _mm_storeu_si128, _mm256_add_ps,
     _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32,
-    _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_cvtepi16_epi8, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps,
-    _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_ph,
-    _mm512_extractf32x8_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maddubs_epi16, _mm512_mask_or_epi32,
-    _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_packus_epi16, _mm512_packus_epi32,
-    _mm512_permutexvar_epi32, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi16, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
-    _mm512_sub_epi32, _mm512_sub_ps, _pdep_u64, _pext_u64,
+    _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castps512_ps128, _mm512_castps512_ps256,
+    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi16_epi8, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+    _mm512_cvtps_ph, _mm512_extractf32x8_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maddubs_epi16,
+    _mm512_mask_or_epi32, _mm512_maskz_compress_ps, _mm512_max_ps, _mm512_min_ps, _mm512_movehdup_ps, _mm512_mul_ps,
+    _mm512_or_si512, _mm512_packus_epi16, _mm512_packus_epi32, _mm512_permute_ps, _mm512_permutexvar_epi32,
+    _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_shuffle_f32x4, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps, _pdep_u64, _pext_u64,
 };
 
 use crate::lanes::{LANES, Lanes};
@@ -40,6 +41,30 @@ macro_rules! op {
         // SAFETY: it needs AVX-512 f, bw, vl, dq or BMI2, and the `self` of each method here proves them.
         unsafe { $intrinsic$(::<$imm>)?($($arg),*) }
     };
+}
+
+/// Folds four vectors by halves at once: what is left of two after a step shares a register in the next.
+macro_rules! fold4 {
+    ($v:expr, $join:ident) => {{
+        let [a, b, c, d] = *$v;
+        let (low, high) = (op!(_mm512_shuffle_f32x4::<0x44>(a, b)), op!(_mm512_shuffle_f32x4::<0xEE>(a, b)));
+        let ab = op!($join(low, high));
+        let (low, high) = (op!(_mm512_shuffle_f32x4::<0x44>(c, d)), op!(_mm512_shuffle_f32x4::<0xEE>(c, d)));
+        let cd = op!($join(low, high));
+        let (low, high) = (op!(_mm512_shuffle_f32x4::<0x88>(ab, cd)), op!(_mm512_shuffle_f32x4::<0xDD>(ab, cd)));
+        let four = op!($join(low, high));
+        let upper = op!(_mm512_permute_ps::<0xEE>(four));
+        let two = op!($join(four, upper));
+        let odd = op!(_mm512_movehdup_ps(two));
+        let one = op!($join(two, odd));
+        // The results are at the bottom of each quarter.
+        let packed = op!(_mm512_maskz_compress_ps(0x1111, one));
+        let packed = op!(_mm512_castps512_ps128(packed));
+        let mut results = [0.0; 4];
+        // SAFETY: the array has room for the four values that are written; SSE is part of x86-64.
+        unsafe { _mm_storeu_ps(results.as_mut_ptr(), packed) };
+        results
+    }};
 }
 
 /// Where the bytes of four vectors belong after packing in 128-bit lanes: word `4 * lane + vector` holds lane `lane`.
@@ -160,6 +185,21 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn greatest(self, a: __m512) -> f32 {
         op!(_mm512_reduce_max_ps(a))
+    }
+
+    #[inline(always)]
+    fn sum4(self, v: &[__m512; 4]) -> [f32; 4] {
+        fold4!(v, _mm512_add_ps)
+    }
+
+    #[inline(always)]
+    fn least4(self, v: &[__m512; 4]) -> [f32; 4] {
+        fold4!(v, _mm512_min_ps)
+    }
+
+    #[inline(always)]
+    fn greatest4(self, v: &[__m512; 4]) -> [f32; 4] {
+        fold4!(v, _mm512_max_ps)
     }
 
     #[inline(always)]

@@ -19,9 +19,9 @@ impl Extent {
     }
 }
 
-/// Least and greatest of the values and zero.
+/// Lanes whose least and greatest are those of the values and zero.
 #[inline(always)]
-pub(crate) fn extent_with_zero<S: Lanes>(s: S, values: &[f32]) -> Extent {
+pub(crate) fn extent_lanes<S: Lanes>(s: S, values: &[f32]) -> (S::F, S::F) {
     let (mut lo, mut hi) = (s.splat(0.0), s.splat(0.0));
     let Chunks { full, tail } = chunks(values);
     for v in full {
@@ -34,7 +34,7 @@ pub(crate) fn extent_with_zero<S: Lanes>(s: S, values: &[f32]) -> Extent {
         lo = s.min(v, lo);
         hi = s.max(v, hi);
     }
-    Extent { min: s.least(lo), max: s.greatest(hi) }
+    (lo, hi)
 }
 
 #[inline(always)]

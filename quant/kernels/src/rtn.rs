@@ -11,7 +11,7 @@
 
 use crate::grid::{Grid, RowCodes, RowErrors, ScaleFormat};
 use crate::lanes::{LANES, Lanes, MAGIC, chunks};
-use crate::reduce::{extent_with_zero, weighted_square};
+use crate::reduce::{extent_lanes, weighted_square};
 
 /// Groups whose scales are computed together, one a lane.
 pub(crate) const BLOCK: usize = LANES;
@@ -20,6 +20,8 @@ pub(crate) const BLOCK: usize = LANES;
 #[derive(Clone, Copy)]
 pub(crate) struct Params {
     pub(crate) scales: [f32; BLOCK],
+    /// 1/scale.
+    pub(crate) inverses: [f32; BLOCK],
     pub(crate) zeros: [f32; BLOCK],
     /// Where the range's low end falls on the grid before it is rounded to a zero.
     pub(crate) origins: [f32; BLOCK],
@@ -55,10 +57,13 @@ pub(crate) fn round_even(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn min_max<S: Lanes>(s: S, grid: Grid, group: usize, rows: &[f32]) -> Params {
     let (mut lo, mut hi) = ([0.0_f32; BLOCK], [0.0_f32; BLOCK]);
-    for ((values, lo), hi) in rows.chunks(group).zip(&mut lo).zip(&mut hi) {
-        let extent = extent_with_zero(s, values);
-        *lo = extent.min;
-        *hi = extent.max;
+    let fours = lo.as_chunks_mut::<4>().0.iter_mut().zip(hi.as_chunks_mut::<4>().0);
+    for (rows, (lo, hi)) in rows.chunks(4 * group).zip(fours) {
+        let (mut los, mut his) = ([s.splat(0.0); 4], [s.splat(0.0); 4]);
+        for ((values, lo), hi) in rows.chunks(group).zip(&mut los).zip(&mut his) {
+            (*lo, *hi) = extent_lanes(s, values);
+        }
+        (*lo, *hi) = (s.least4(&los), s.greatest4(&his));
     }
     let code_max = f32::from(grid.code_max());
     let mut scales = [1.0; BLOCK];
@@ -71,6 +76,7 @@ pub(crate) fn min_max<S: Lanes>(s: S, grid: Grid, group: usize, rows: &[f32]) ->
     }
     round_scales(s, grid.scale(), &mut scales);
     let (mut zeros, mut origins) = ([f32::from(grid.code_middle()); BLOCK], [0.0; BLOCK]);
+    let mut inverses = [1.0; BLOCK];
     for i in 0..BLOCK {
         scales[i] = if hi[i] - lo[i] > 0.0 { scales[i] } else { 1.0 };
         if !grid.symmetric() {
@@ -78,8 +84,9 @@ pub(crate) fn min_max<S: Lanes>(s: S, grid: Grid, group: usize, rows: &[f32]) ->
             origins[i] = if origin < code_max { origin } else { code_max };
             zeros[i] = round_even(origins[i]);
         }
+        inverses[i] = 1.0 / scales[i];
     }
-    Params { scales, zeros, origins }
+    Params { scales, inverses, zeros, origins }
 }
 
 /// How one group is coded, spread over the lanes.
@@ -93,9 +100,9 @@ struct Coder<S: Lanes> {
 
 impl<S: Lanes> Coder<S> {
     #[inline(always)]
-    fn new(s: S, grid: Grid, scale: f32, zero: f32) -> Self {
+    fn new(s: S, grid: Grid, scale: f32, inverse: f32, zero: f32) -> Self {
         Self {
-            inverse: s.splat(1.0 / scale),
+            inverse: s.splat(inverse),
             scale: s.splat(scale),
             magic: s.splat(MAGIC),
             lowest: s.splat(MAGIC - zero),
@@ -118,17 +125,17 @@ impl<S: Lanes> Coder<S> {
     }
 }
 
-/// Codes one group and gives its squared error. Without `WEIGHTED`, `weights` is any slice of the same length, unread.
+/// Codes one group and gives the lanes of its squared error. Without `WEIGHTED`, `weights` is any slice of the same length, unread.
 #[inline(always)]
 pub(crate) fn encode<S: Lanes, const WEIGHTED: bool>(
     s: S,
     grid: Grid,
-    (scale, zero): (f32, f32),
+    (scale, inverse, zero): (f32, f32, f32),
     values: &[f32],
     weights: &[f32],
     codes: &mut [u8],
-) -> f32 {
-    let coder = Coder::new(s, grid, scale, zero);
+) -> S::F {
+    let coder = Coder::new(s, grid, scale, inverse, zero);
     let mut acc = s.splat(0.0);
     let (values, weights) = (chunks(values), chunks(weights));
     let (codes, codes_rest) = codes.as_chunks_mut::<LANES>();
@@ -160,7 +167,7 @@ pub(crate) fn encode<S: Lanes, const WEIGHTED: bool>(
         s.store_codes(shifted, coder.lowest, &mut last);
         codes_rest.copy_from_slice(&last[..codes_rest.len()]);
     }
-    s.sum(acc)
+    acc
 }
 
 #[inline(always)]
@@ -193,13 +200,35 @@ fn rtn_row<S: Lanes, const WEIGHTED: bool>(
     let params = out.scales.chunks_mut(BLOCK).zip(out.zeros.chunks_mut(BLOCK));
     for (((values, weights), codes), (scales, zeros)) in blocks.zip(params) {
         let params = min_max(s, grid, group, values);
-        let groups = values.chunks(group).zip(weights.chunks(group)).zip(codes.chunks_mut(group));
-        for (i, ((values, weights), codes)) in groups.enumerate() {
-            let of_group = (params.scales[i], params.zeros[i]);
-            squared += f64::from(encode::<S, WEIGHTED>(s, grid, of_group, values, weights, codes));
-            scales[i] = params.scales[i];
-            zeros[i] = params.zeros[i] as u8;
+        let errors = encode_block::<S, WEIGHTED>(s, grid, group, &params, values, weights, codes);
+        for (i, (scale, zero)) in scales.iter_mut().zip(zeros).enumerate() {
+            (*scale, *zero) = (params.scales[i], params.zeros[i] as u8);
+            squared += f64::from(errors[i]);
         }
     }
     RowErrors { squared, squared_rtn: squared }
+}
+
+/// Codes up to sixteen groups and gives their squared errors.
+#[inline(always)]
+pub(crate) fn encode_block<S: Lanes, const WEIGHTED: bool>(
+    s: S,
+    grid: Grid,
+    group: usize,
+    params: &Params,
+    values: &[f32],
+    weights: &[f32],
+    codes: &mut [u8],
+) -> [f32; BLOCK] {
+    let mut lanes = [s.splat(0.0); BLOCK];
+    let groups = values.chunks(group).zip(weights.chunks(group)).zip(codes.chunks_mut(group)).zip(&mut lanes);
+    for (i, (((values, weights), codes), lanes)) in groups.enumerate() {
+        let of_group = (params.scales[i], params.inverses[i], params.zeros[i]);
+        *lanes = encode::<S, WEIGHTED>(s, grid, of_group, values, weights, codes);
+    }
+    let mut errors = [0.0; BLOCK];
+    for (errors, lanes) in errors.as_chunks_mut::<4>().0.iter_mut().zip(lanes.as_chunks::<4>().0) {
+        *errors = s.sum4(lanes);
+    }
+    errors
 }

@@ -94,6 +94,21 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn sum4(self, v: &[F; 4]) -> [f32; 4] {
+        [self.sum(v[0]), self.sum(v[1]), self.sum(v[2]), self.sum(v[3])]
+    }
+
+    #[inline(always)]
+    fn least4(self, v: &[F; 4]) -> [f32; 4] {
+        [self.least(v[0]), self.least(v[1]), self.least(v[2]), self.least(v[3])]
+    }
+
+    #[inline(always)]
+    fn greatest4(self, v: &[F; 4]) -> [f32; 4] {
+        [self.greatest(v[0]), self.greatest(v[1]), self.greatest(v[2]), self.greatest(v[3])]
+    }
+
+    #[inline(always)]
     fn load_bf16(self, from: &[u8; 2 * LANES]) -> F {
         let mut v = [0.0; LANES];
         for (x, pair) in v.iter_mut().zip(from.as_chunks::<2>().0) {

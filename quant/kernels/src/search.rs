@@ -2,7 +2,7 @@
 
 use crate::grid::{Grid, RowCodes, RowErrors};
 use crate::lanes::{Chunks, Lanes, MAGIC, chunks};
-use crate::rtn::{BLOCK, Params, encode, min_max, round_scales};
+use crate::rtn::{BLOCK, encode, encode_block, min_max, round_scales};
 
 /// Trials a group when nothing else is asked for.
 pub const DEFAULT_CANDIDATES: usize = 20;
@@ -69,12 +69,8 @@ fn try_batch<S: Lanes, const WEIGHTED: bool>(
             trial.add::<WEIGHTED>(s, magic, v, h);
         }
     }
-    let mut moments = Moments { hwk: [0.0; BATCH], hkk: [0.0; BATCH] };
-    for (i, trial) in trials.iter().enumerate() {
-        moments.hwk[i] = s.sum(trial.hwk);
-        moments.hkk[i] = s.sum(trial.hkk);
-    }
-    moments
+    let [a, b, c, d] = trials;
+    Moments { hwk: s.sum4(&[a.hwk, b.hwk, c.hwk, d.hwk]), hkk: s.sum4(&[a.hkk, b.hkk, c.hkk, d.hkk]) }
 }
 
 /// Grids to try together, and how many of them count.
@@ -214,24 +210,27 @@ fn search_row<S: Lanes, const WEIGHTED: bool>(
     let blocks = row.chunks(width).zip(weights.chunks(width)).zip(out.codes.chunks_mut(width));
     let params = out.scales.chunks_mut(BLOCK).zip(out.zeros.chunks_mut(BLOCK));
     for (((values, weights), codes), (scales, zeros)) in blocks.zip(params) {
-        let Params { scales: rtn_scales, zeros: rtn_zeros, origins } = min_max(s, grid, group, values);
+        let rtn = min_max(s, grid, group, values);
+        let errors_rtn = encode_block::<S, WEIGHTED>(s, grid, group, &rtn, values, weights, codes);
+        let mut kept = rtn;
+        for (i, (values, weights)) in values.chunks(group).zip(weights.chunks(group)).enumerate() {
+            let start = (rtn.scales[i], rtn.zeros[i], rtn.origins[i]);
+            let best = search_group::<S, WEIGHTED>(s, &Group { grid, values, weights }, start, n_candidates);
+            (kept.scales[i], kept.inverses[i], kept.zeros[i]) = (best.scale, 1.0 / best.scale, best.zero);
+        }
+        let mut errors_kept = encode_block::<S, WEIGHTED>(s, grid, group, &kept, values, weights, codes);
         let groups = values.chunks(group).zip(weights.chunks(group)).zip(codes.chunks_mut(group));
         for (i, ((values, weights), codes)) in groups.enumerate() {
-            let rtn = (rtn_scales[i], rtn_zeros[i]);
-            let error_rtn = encode::<S, WEIGHTED>(s, grid, rtn, values, weights, codes);
-            let group = Group { grid, values, weights };
-            let best = search_group::<S, WEIGHTED>(s, &group, (rtn.0, rtn.1, origins[i]), n_candidates);
-            let mut kept = (best.scale, best.zero);
-            let mut error = encode::<S, WEIGHTED>(s, grid, kept, values, weights, codes);
             // Trials are ranked by a sum that rounds differently from the error that counts: that one decides here.
-            let better = error < error_rtn;
+            let better = errors_kept[i] < errors_rtn[i];
             if !better {
-                kept = rtn;
-                error = encode::<S, WEIGHTED>(s, grid, kept, values, weights, codes);
+                let of_group = (rtn.scales[i], rtn.inverses[i], rtn.zeros[i]);
+                (kept.scales[i], kept.zeros[i]) = (rtn.scales[i], rtn.zeros[i]);
+                errors_kept[i] = s.sum(encode::<S, WEIGHTED>(s, grid, of_group, values, weights, codes));
             }
-            (scales[i], zeros[i]) = (kept.0, kept.1 as u8);
-            errors.squared += f64::from(error);
-            errors.squared_rtn += f64::from(error_rtn);
+            (scales[i], zeros[i]) = (kept.scales[i], kept.zeros[i] as u8);
+            errors.squared += f64::from(errors_kept[i]);
+            errors.squared_rtn += f64::from(errors_rtn[i]);
         }
     }
     errors
