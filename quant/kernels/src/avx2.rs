@@ -4,16 +4,17 @@
 #![expect(clippy::unused_self, reason = "`self` proves the features; its type has no data")]
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _CMP_UNORD_Q, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadl_epi64,
-    _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_min_ps, _mm_min_ss, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch,
-    _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_blendv_epi8, _mm256_castps_si256,
-    _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi32_ps,
-    _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_ph,
-    _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps,
-    _mm256_movehdup_ps, _mm256_mul_ps, _mm256_or_si256, _mm256_packus_epi16, _mm256_packus_epi32,
-    _mm256_permute2f128_ps, _mm256_permute4x64_epi64, _mm256_permutevar8x32_epi32, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps, _mm256_slli_epi16, _mm256_slli_epi32,
-    _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_ps, _pdep_u64, _pext_u64,
+    __m128i, __m256, __m256i, _CMP_GT_OQ, _CMP_UNORD_Q, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
+    _mm_loadl_epi64, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_min_ps, _mm_min_ss, _mm_movehdup_ps, _mm_movehl_ps,
+    _mm_prefetch, _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_blendv_epi8,
+    _mm256_blendv_ps, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    _mm256_cmp_ps, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32,
+    _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_div_ps, _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_movehdup_ps, _mm256_mul_ps, _mm256_or_si256,
+    _mm256_packus_epi16, _mm256_packus_epi32, _mm256_permute2f128_ps, _mm256_permute4x64_epi64,
+    _mm256_permutevar8x32_epi32, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
+    _mm256_shuffle_ps, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_epi32, _mm256_sub_ps, _pdep_u64, _pext_u64,
 };
 
 use crate::lanes::{LANES, Lanes};
@@ -135,6 +136,13 @@ impl Avx2 {
         unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
     }
 
+    #[inline(always)]
+    fn pick_positive(self, test: __m256, a: __m256, b: __m256) -> __m256 {
+        let zero = op!(_mm256_set1_ps(0.0));
+        let positive = op!(_mm256_cmp_ps::<_CMP_GT_OQ>(test, zero));
+        op!(_mm256_blendv_ps(b, a, positive))
+    }
+
     /// `bits(v) - bits(origin)` as 32-bit numbers.
     #[inline(always)]
     fn above(self, v: __m256, origin: __m256) -> __m256i {
@@ -215,8 +223,14 @@ impl Lanes for Avx2 {
     lanewise!(add, _mm256_add_ps);
     lanewise!(sub, _mm256_sub_ps);
     lanewise!(mul, _mm256_mul_ps);
+    lanewise!(div, _mm256_div_ps);
     lanewise!(min, _mm256_min_ps);
     lanewise!(max, _mm256_max_ps);
+
+    #[inline(always)]
+    fn where_positive(self, test: F, a: F, b: F) -> F {
+        F(self.pick_positive(test.0, a.0, b.0), self.pick_positive(test.1, a.1, b.1))
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {

@@ -4,18 +4,18 @@
 #![expect(clippy::unused_self, reason = "`self` proves the features; its type has no data")]
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, __m512, __m512i, _CMP_UNORD_Q, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
-    _mm_loadu_si128, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_storeu_ps, _mm_storeu_si128, _mm256_add_ps,
-    _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32,
-    _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castps512_ps128, _mm512_castps512_ps256,
-    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi16_epi8, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_cvtps_ph, _mm512_extractf32x8_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maddubs_epi16,
-    _mm512_mask_or_epi32, _mm512_maskz_compress_ps, _mm512_max_ps, _mm512_min_ps, _mm512_movehdup_ps, _mm512_mul_ps,
-    _mm512_or_si512, _mm512_packus_epi16, _mm512_packus_epi32, _mm512_permute_ps, _mm512_permutexvar_epi32,
-    _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_shuffle_f32x4, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps, _pdep_u64, _pext_u64,
+    __m128i, __m256, __m256i, __m512, __m512i, _CMP_GT_OQ, _CMP_UNORD_Q, _MM_HINT_T0, _mm_add_ps, _mm_add_ss,
+    _mm_cvtss_f32, _mm_loadu_si128, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_storeu_ps, _mm_storeu_si128,
+    _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_loadu_si256, _mm256_storeu_si256,
+    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castps512_ps128,
+    _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi16_epi8, _mm512_cvtepi32_epi8,
+    _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+    _mm512_cvtph_ps, _mm512_cvtps_ph, _mm512_div_ps, _mm512_extractf32x8_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_maddubs_epi16, _mm512_mask_blend_ps, _mm512_mask_or_epi32, _mm512_maskz_compress_ps, _mm512_max_ps,
+    _mm512_min_ps, _mm512_movehdup_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_packus_epi16, _mm512_packus_epi32,
+    _mm512_permute_ps, _mm512_permutexvar_epi32, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi16,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps, _pdep_u64, _pext_u64,
 };
 
 use crate::lanes::{LANES, Lanes};
@@ -158,6 +158,17 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn mul(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn where_positive(self, test: __m512, a: __m512, b: __m512) -> __m512 {
+        let positive = op!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(test, self.splat(0.0)));
+        op!(_mm512_mask_blend_ps(positive, b, a))
     }
 
     #[inline(always)]

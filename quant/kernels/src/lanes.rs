@@ -25,6 +25,10 @@ pub(crate) trait Lanes: Copy {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a where `test` is above 0, else b.
+    fn where_positive(self, test: Self::F, a: Self::F, b: Self::F) -> Self::F;
     /// a where a < b, else b.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// a where a > b, else b.

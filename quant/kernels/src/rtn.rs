@@ -27,66 +27,105 @@ pub(crate) struct Params {
     pub(crate) origins: [f32; BLOCK],
 }
 
-/// Rounds scales to a format and holds them between its floor and its cap.
-#[inline(always)]
-pub(crate) fn round_scales<S: Lanes>(s: S, format: ScaleFormat, scales: &mut [f32; BLOCK]) {
-    let mut halves = [0; 2 * LANES];
-    let v = s.load(scales);
-    match format {
-        ScaleFormat::F16 => {
-            s.store_f16(v, &mut halves);
-            s.store(s.load_f16(&halves), scales);
-        }
-        ScaleFormat::Bf16 => {
-            s.store_bf16(v, &mut halves);
-            s.store(s.load_bf16(&halves), scales);
-        }
-        ScaleFormat::F32 => {}
+impl Params {
+    /// Scale, its inverse and zero of one group.
+    #[inline(always)]
+    pub(crate) fn of_group(&self, i: usize) -> (f32, f32, f32) {
+        (self.scales[i], self.inverses[i], self.zeros[i])
     }
-    let bounded = s.min(s.max(s.load(scales), s.splat(format.floor())), s.splat(format.cap()));
-    s.store(bounded, scales);
+
+    /// Writes as many scales and zeros as there is room for.
+    #[inline(always)]
+    pub(crate) fn write<S: Lanes>(&self, s: S, scales: &mut [f32], zeros: &mut [u8]) {
+        let (magic, mut codes) = (s.splat(MAGIC), [0; BLOCK]);
+        s.store_codes(s.add(s.load(&self.zeros), magic), magic, &mut codes);
+        scales.copy_from_slice(&self.scales[..scales.len()]);
+        zeros.copy_from_slice(&codes[..zeros.len()]);
+    }
 }
 
-/// `round(x)`, half to even, of `0 <= x <= 2^22`.
+/// Rounds scales to a format and holds them between its floor and its cap.
 #[inline(always)]
-pub(crate) fn round_even(x: f32) -> f32 {
-    (x + MAGIC) - MAGIC
+pub(crate) fn round_scales<S: Lanes>(s: S, format: ScaleFormat, scales: S::F) -> S::F {
+    let mut halves = [0; 2 * LANES];
+    let rounded = match format {
+        ScaleFormat::F16 => {
+            s.store_f16(scales, &mut halves);
+            s.load_f16(&halves)
+        }
+        ScaleFormat::Bf16 => {
+            s.store_bf16(scales, &mut halves);
+            s.load_bf16(&halves)
+        }
+        ScaleFormat::F32 => scales,
+    };
+    s.min(s.max(rounded, s.splat(format.floor())), s.splat(format.cap()))
+}
+
+/// Least and greatest of zero and each group, a lane for each of up to sixteen groups.
+#[inline(always)]
+fn extents<S: Lanes>(s: S, group: usize, rows: &[f32]) -> (S::F, S::F) {
+    let (mut lanes_lo, mut lanes_hi) = ([s.splat(0.0); BLOCK], [s.splat(0.0); BLOCK]);
+    let rest = match group {
+        32 => extents_of::<S, 32>(s, rows, &mut lanes_lo, &mut lanes_hi),
+        64 => extents_of::<S, 64>(s, rows, &mut lanes_lo, &mut lanes_hi),
+        128 => extents_of::<S, 128>(s, rows, &mut lanes_lo, &mut lanes_hi),
+        _ => rows,
+    };
+    let done = (rows.len() - rest.len()) / group;
+    for ((values, lo), hi) in rest.chunks(group).zip(&mut lanes_lo[done..]).zip(&mut lanes_hi[done..]) {
+        (*lo, *hi) = extent_lanes(s, values);
+    }
+    let (mut lo, mut hi) = ([0.0; BLOCK], [0.0; BLOCK]);
+    for i in 0..BLOCK / 4 {
+        lo.as_chunks_mut::<4>().0[i] = s.least4(&lanes_lo.as_chunks::<4>().0[i]);
+        hi.as_chunks_mut::<4>().0[i] = s.greatest4(&lanes_hi.as_chunks::<4>().0[i]);
+    }
+    (s.load(&lo), s.load(&hi))
+}
+
+/// The whole groups of a usual size: their loops unroll. Gives what is left.
+#[inline(always)]
+fn extents_of<'a, S: Lanes, const GROUP: usize>(
+    s: S,
+    rows: &'a [f32],
+    lanes_lo: &mut [S::F; BLOCK],
+    lanes_hi: &mut [S::F; BLOCK],
+) -> &'a [f32] {
+    let (whole, rest) = rows.as_chunks::<GROUP>();
+    for ((values, lo), hi) in whole.iter().zip(lanes_lo).zip(lanes_hi) {
+        (*lo, *hi) = extent_lanes(s, values);
+    }
+    rest
 }
 
 /// The min/max grid of up to sixteen groups.
 #[inline(always)]
 pub(crate) fn min_max<S: Lanes>(s: S, grid: Grid, group: usize, rows: &[f32]) -> Params {
-    let (mut lo, mut hi) = ([0.0_f32; BLOCK], [0.0_f32; BLOCK]);
-    let fours = lo.as_chunks_mut::<4>().0.iter_mut().zip(hi.as_chunks_mut::<4>().0);
-    for (rows, (lo, hi)) in rows.chunks(4 * group).zip(fours) {
-        let (mut los, mut his) = ([s.splat(0.0); 4], [s.splat(0.0); 4]);
-        for ((values, lo), hi) in rows.chunks(group).zip(&mut los).zip(&mut his) {
-            (*lo, *hi) = extent_lanes(s, values);
-        }
-        (*lo, *hi) = (s.least4(&los), s.greatest4(&his));
-    }
-    let code_max = f32::from(grid.code_max());
-    let mut scales = [1.0; BLOCK];
-    for ((scale, &lo), &hi) in scales.iter_mut().zip(&lo).zip(&hi) {
-        *scale = if grid.symmetric() {
-            (if hi > -lo { hi } else { -lo }) / (code_max * 0.5)
-        } else {
-            hi / code_max - lo / code_max
-        };
-    }
-    round_scales(s, grid.scale(), &mut scales);
-    let (mut zeros, mut origins) = ([f32::from(grid.code_middle()); BLOCK], [0.0; BLOCK]);
-    let mut inverses = [1.0; BLOCK];
-    for i in 0..BLOCK {
-        scales[i] = if hi[i] - lo[i] > 0.0 { scales[i] } else { 1.0 };
-        if !grid.symmetric() {
-            let origin = -lo[i] / scales[i];
-            origins[i] = if origin < code_max { origin } else { code_max };
-            zeros[i] = round_even(origins[i]);
-        }
-        inverses[i] = 1.0 / scales[i];
-    }
-    Params { scales, inverses, zeros, origins }
+    let (lo, hi) = extents(s, group, rows);
+    let code_max = s.splat(f32::from(grid.code_max()));
+    let below = s.sub(s.splat(0.0), lo);
+    let scales = if grid.symmetric() {
+        s.div(s.max(hi, below), s.splat(f32::from(grid.code_max()) * 0.5))
+    } else {
+        s.sub(s.div(hi, code_max), s.div(lo, code_max))
+    };
+    let one = s.splat(1.0);
+    let scales = s.where_positive(s.max(hi, below), round_scales(s, grid.scale(), scales), one);
+    let (zeros, origins) = if grid.symmetric() {
+        (s.splat(f32::from(grid.code_middle())), s.splat(f32::from(grid.code_middle())))
+    } else {
+        let origins = s.min(s.div(below, scales), code_max);
+        let magic = s.splat(MAGIC);
+        (s.sub(s.add(origins, magic), magic), origins)
+    };
+    let mut params =
+        Params { scales: [0.0; BLOCK], inverses: [0.0; BLOCK], zeros: [0.0; BLOCK], origins: [0.0; BLOCK] };
+    s.store(scales, &mut params.scales);
+    s.store(s.div(one, scales), &mut params.inverses);
+    s.store(zeros, &mut params.zeros);
+    s.store(origins, &mut params.origins);
+    params
 }
 
 /// How one group is coded, spread over the lanes.
@@ -201,9 +240,9 @@ fn rtn_row<S: Lanes, const WEIGHTED: bool>(
     for (((values, weights), codes), (scales, zeros)) in blocks.zip(params) {
         let params = min_max(s, grid, group, values);
         let errors = encode_block::<S, WEIGHTED>(s, grid, group, &params, values, weights, codes);
-        for (i, (scale, zero)) in scales.iter_mut().zip(zeros).enumerate() {
-            (*scale, *zero) = (params.scales[i], params.zeros[i] as u8);
-            squared += f64::from(errors[i]);
+        params.write(s, scales, zeros);
+        for error in &errors[..scales.len()] {
+            squared += f64::from(*error);
         }
     }
     RowErrors { squared, squared_rtn: squared }
@@ -221,14 +260,41 @@ pub(crate) fn encode_block<S: Lanes, const WEIGHTED: bool>(
     codes: &mut [u8],
 ) -> [f32; BLOCK] {
     let mut lanes = [s.splat(0.0); BLOCK];
-    let groups = values.chunks(group).zip(weights.chunks(group)).zip(codes.chunks_mut(group)).zip(&mut lanes);
-    for (i, (((values, weights), codes), lanes)) in groups.enumerate() {
-        let of_group = (params.scales[i], params.inverses[i], params.zeros[i]);
-        *lanes = encode::<S, WEIGHTED>(s, grid, of_group, values, weights, codes);
+    let done = match group {
+        32 => encode_groups::<S, WEIGHTED, 32>(s, grid, params, values, weights, codes, &mut lanes),
+        64 => encode_groups::<S, WEIGHTED, 64>(s, grid, params, values, weights, codes, &mut lanes),
+        128 => encode_groups::<S, WEIGHTED, 128>(s, grid, params, values, weights, codes, &mut lanes),
+        _ => 0,
+    };
+    let at = done * group;
+    let groups = values[at..].chunks(group).zip(weights[at..].chunks(group)).zip(codes[at..].chunks_mut(group));
+    for (i, ((values, weights), codes)) in groups.enumerate() {
+        let of_group = params.of_group(done + i);
+        lanes[done + i] = encode::<S, WEIGHTED>(s, grid, of_group, values, weights, codes);
     }
     let mut errors = [0.0; BLOCK];
     for (errors, lanes) in errors.as_chunks_mut::<4>().0.iter_mut().zip(lanes.as_chunks::<4>().0) {
         *errors = s.sum4(lanes);
     }
     errors
+}
+
+/// The whole groups of a usual size: their loops unroll. Gives how many there were.
+#[inline(always)]
+fn encode_groups<S: Lanes, const WEIGHTED: bool, const GROUP: usize>(
+    s: S,
+    grid: Grid,
+    params: &Params,
+    values: &[f32],
+    weights: &[f32],
+    codes: &mut [u8],
+    lanes: &mut [S::F; BLOCK],
+) -> usize {
+    let (values, _) = values.as_chunks::<GROUP>();
+    let (weights, _) = weights.as_chunks::<GROUP>();
+    let (codes, _) = codes.as_chunks_mut::<GROUP>();
+    for (i, (((values, weights), codes), lanes)) in values.iter().zip(weights).zip(codes).zip(lanes).enumerate() {
+        *lanes = encode::<S, WEIGHTED>(s, grid, params.of_group(i), values, weights, codes);
+    }
+    values.len()
 }

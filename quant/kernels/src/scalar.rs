@@ -60,8 +60,17 @@ impl Lanes for Scalar {
     lanewise!(add, |a, b| *a + b);
     lanewise!(sub, |a, b| *a - b);
     lanewise!(mul, |a, b| *a * b);
+    lanewise!(div, |a, b| *a / b);
     lanewise!(min, |a, b| if *a < b { *a } else { b });
     lanewise!(max, |a, b| if *a > b { *a } else { b });
+
+    #[inline(always)]
+    fn where_positive(self, test: F, mut a: F, b: F) -> F {
+        for ((a, b), test) in a.iter_mut().zip(&b).zip(&test) {
+            *a = if *test > 0.0 { *a } else { *b };
+        }
+        a
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {

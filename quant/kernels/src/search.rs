@@ -108,12 +108,12 @@ impl Group<'_> {
             let batch = try_batch::<S, WEIGHTED>(s, code_max, scales, zeros, self.values, self.weights);
             (*hwk, *hkk) = (batch.hwk, batch.hkk);
         }
-        let mut refit = [0.0; BLOCK];
+        let mut refit = [1.0; BLOCK];
         for (refit, (hwk, hkk)) in refit.iter_mut().zip(hwk.iter().zip(&hkk)) {
             // No code but the zero's: any scale is as good, and its gain is 0.
             *refit = if *hkk > 0.0 { hwk / hkk } else { 1.0 };
         }
-        round_scales(s, self.grid.scale(), &mut refit);
+        s.store(round_scales(s, self.grid.scale(), s.load(&refit)), &mut refit);
         for i in 0..round.n {
             let gain = refit[i] * (2.0 * hwk[i] - refit[i] * hkk[i]);
             if gain > best.gain {
@@ -224,14 +224,13 @@ fn search_row<S: Lanes, const WEIGHTED: bool>(
             // Trials are ranked by a sum that rounds differently from the error that counts: that one decides here.
             let better = errors_kept[i] < errors_rtn[i];
             if !better {
-                let of_group = (rtn.scales[i], rtn.inverses[i], rtn.zeros[i]);
                 (kept.scales[i], kept.zeros[i]) = (rtn.scales[i], rtn.zeros[i]);
-                errors_kept[i] = s.sum(encode::<S, WEIGHTED>(s, grid, of_group, values, weights, codes));
+                errors_kept[i] = s.sum(encode::<S, WEIGHTED>(s, grid, rtn.of_group(i), values, weights, codes));
             }
-            (scales[i], zeros[i]) = (kept.scales[i], kept.zeros[i] as u8);
             errors.squared += f64::from(errors_kept[i]);
             errors.squared_rtn += f64::from(errors_rtn[i]);
         }
+        kept.write(s, scales, zeros);
     }
     errors
 }
