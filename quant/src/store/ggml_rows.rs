@@ -1,12 +1,12 @@
 //! Rows of a GGUF tensor in the order Hugging Face gives them, dequantized as the reference does.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use reweight_kernels::Kernels;
 
+use crate::error::FileError;
 use crate::store::Bytes;
-use crate::store::gguf::{GgmlType, dequantize};
+use crate::store::gguf::{GgmlType, GgufFile, HfTensor, RowOrder, dequantize};
 use crate::store::weight::read_elements;
 use crate::tensor::Dtype;
 
@@ -19,13 +19,43 @@ pub struct GgmlRows {
     pub bytes: Bytes,
     /// Where the rows are.
     pub range: Range<usize>,
-    /// For each row here, the row in the file; `None` where they agree.
-    pub source_rows: Option<Arc<[u32]>>,
+    /// How the file orders the rows.
+    pub row_order: RowOrder,
+    /// Whether the tensor has one dimension: then `row_order` is about its elements.
+    pub vector: bool,
     /// Whether the file stores norm weights with one added, as for Gemma.
     pub subtract_one: bool,
 }
 
 impl GgmlRows {
+    /// The rows of a tensor of a file's Hugging Face view.
+    ///
+    /// # Errors
+    /// `FileError::Malformed` where the view's rows lie outside the tensor.
+    pub fn of(file: &GgufFile, tensor: &HfTensor) -> Result<Self, FileError> {
+        let outside = || FileError::Malformed {
+            path: file.path().to_owned(),
+            format: "GGUF",
+            what: format!("tensor {:?}: rows lie outside its source", tensor.name),
+        };
+        let info = file.tensors().get(tensor.source).ok_or_else(outside)?;
+        let row_bytes = tensor.row_elements() / info.ty.block_elements() * info.ty.block_bytes();
+        let bytes = |rows: usize| rows.checked_mul(row_bytes).and_then(|bytes| bytes.checked_add(info.range.start));
+        let last = tensor.first_row.checked_add(tensor.n_rows());
+        let (start, end) = bytes(tensor.first_row).zip(last.and_then(bytes)).ok_or_else(outside)?;
+        if end > info.range.end {
+            return Err(outside());
+        }
+        Ok(Self {
+            ty: info.ty,
+            bytes: file.bytes().clone(),
+            range: start..end,
+            row_order: tensor.row_order,
+            vector: tensor.shape.len() < 2,
+            subtract_one: tensor.subtract_one,
+        })
+    }
+
     /// How elements are stored.
     #[must_use]
     pub const fn ggml_type(&self) -> GgmlType {
@@ -41,7 +71,7 @@ impl GgmlRows {
     /// The element type, where the bytes as they are make a plain tensor: no blocks, rows in place, nothing to add.
     #[must_use]
     pub fn plain_dtype(&self) -> Option<Dtype> {
-        self.element_dtype().filter(|_| self.source_rows.is_none() && !self.subtract_one)
+        self.element_dtype().filter(|_| self.row_order == RowOrder::Natural && !self.subtract_one)
     }
 
     fn element_dtype(&self) -> Option<Dtype> {
@@ -74,11 +104,17 @@ impl GgmlRows {
         }
         let row_bytes = columns / self.ty.block_elements() * self.ty.block_bytes();
         for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
-            let source = self.source_rows.as_ref().map_or(row, |order| order[row] as usize);
+            let source = if self.vector { row } else { self.row_order.source_row(row) };
             let bytes = &self.data()[source * row_bytes..][..row_bytes];
             match self.element_dtype() {
                 Some(dtype) => read_elements(kernels, dtype, bytes, out),
                 None => dequantize(self.ty, bytes, out),
+            }
+            if self.vector && self.row_order != RowOrder::Natural {
+                let stored = out.to_vec();
+                for (index, value) in out.iter_mut().enumerate() {
+                    *value = stored[self.row_order.source_row(index)];
+                }
             }
             if self.subtract_one {
                 out.iter_mut().for_each(|value| *value -= 1.0);

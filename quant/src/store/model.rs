@@ -12,7 +12,7 @@ use crate::store::folder::Folder;
 use crate::store::gguf::GgufFile;
 use crate::store::safetensors::SafetensorsFile;
 use crate::store::weight::{PlainTensor, Storage, Weight};
-use crate::store::{Bytes, natural};
+use crate::store::{Bytes, GgmlRows, natural};
 
 /// The index of a sharded folder.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
@@ -107,7 +107,23 @@ impl Model {
 
     fn open_gguf(file: &Path, path: &Path) -> Result<Self, FileError> {
         let gguf = GgufFile::parse(file, Bytes::map(file)?)?;
-        Err(FileError::Unsupported { path: path.to_owned(), what: format!("GGUF of {} tensors", gguf.tensors().len()) })
+        let view = gguf.hugging_face()?;
+        let name = Arc::new(file.to_owned());
+        let mut weights = Vec::with_capacity(view.tensors.len());
+        for tensor in view.tensors {
+            let rows = GgmlRows::of(&gguf, &tensor)?;
+            weights.push(Weight {
+                name: tensor.name,
+                shape: tensor.shape,
+                file: Arc::clone(&name),
+                storage: Storage::Ggml(rows),
+            });
+        }
+        let mut model = Self::new(path, ModelLayout::Gguf, weights);
+        model.config = Some(view.config);
+        model.side_files =
+            view.files.into_iter().map(|(name, bytes)| SideFile { name, bytes: Bytes::from_vec(bytes) }).collect();
+        Ok(model)
     }
 
     fn new(path: &Path, layout: ModelLayout, mut weights: Vec<Weight>) -> Self {
