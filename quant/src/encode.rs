@@ -114,12 +114,12 @@ pub fn encode(kernels: &Kernels, weight: &Weight, recipe: &Recipe, out: &mut Enc
             |scratch, (rows, ((packed, scales), zeros))| {
                 let mut total = TensorError::default();
                 for (index, row) in rows.enumerate() {
-                    let stored = StoredRow {
+                    let mut stored = StoredRow {
                         packed: &mut packed[index * row_bytes..][..row_bytes],
                         scales: &mut scales[index * scale_bytes..][..scale_bytes],
                         zeros: &mut zeros[index * groups..][..groups],
                     };
-                    let error = scratch.encode_row(kernels, weight, row, recipe, stored)?;
+                    let error = scratch.encode_row(kernels, weight, row, recipe, &mut stored)?;
                     total.squared += error.squared;
                     total.squared_rtn += error.squared_rtn;
                 }
@@ -171,14 +171,14 @@ impl Scratch {
         weight: &Weight,
         row: usize,
         recipe: &Recipe,
-        stored: StoredRow<'_>,
+        stored: &mut StoredRow<'_>,
     ) -> Result<RowErrors, (usize, f32)> {
         weight.read_rows(kernels, row..row + 1, &mut self.row);
         if let Some(index) = kernels.first_non_finite(&self.row) {
             return Err((row * self.row.len() + index, self.row[index]));
         }
         let group = recipe.scheme.group_len(self.row.len());
-        let mut out = RowCodes { codes: &mut self.codes, scales: &mut self.scales, zeros: stored.zeros };
+        let mut out = RowCodes { codes: &mut self.codes, scales: &mut self.scales, zeros: &mut *stored.zeros };
         let errors = match recipe.method {
             Method::Rtn => kernels.rtn(recipe.grid(), group, &self.row, None, &mut out),
             Method::Search => kernels.search(recipe.grid(), group, &self.row, None, DEFAULT_CANDIDATES, &mut out),

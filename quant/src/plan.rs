@@ -1,6 +1,7 @@
 //! What will happen to each tensor, and why, before any weight is read. A dry run prints exactly this.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -200,7 +201,8 @@ impl Plan {
     pub fn fingerprint(&self) -> String {
         let mut text = format!("reweight {} {} {}", env!("CARGO_PKG_VERSION"), self.method, self.n_shards);
         for tensor in &self.tensors {
-            text.push_str(&format!("\n{:?} {} {:?} {:?}", tensor.name, tensor.from, tensor.action, tensor.outputs));
+            // Writing into a string cannot fail.
+            let _ = write!(text, "\n{:?} {} {:?} {:?}", tensor.name, tensor.from, tensor.action, tensor.outputs);
         }
         blake3::hash(text.as_bytes()).to_string()
     }

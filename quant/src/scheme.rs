@@ -102,15 +102,13 @@ impl FromStr for Scheme {
             [digit @ b'2'..=b'8'] => digit - b'0',
             _ => return Err(SchemeError::Bits { text: text.to_owned() }),
         };
-        let group = match group {
-            "channel" => Group::Channel,
-            _ => {
-                let size = group.strip_prefix('g').ok_or_else(unknown)?;
-                let known = Self::GROUP_SIZES.into_iter().find(|known| known.to_string() == size);
-                Group::Size(
-                    known.and_then(NonZeroUsize::new).ok_or_else(|| SchemeError::Group { text: text.to_owned() })?,
-                )
-            }
+        let group = if group == "channel" {
+            Group::Channel
+        } else {
+            let size = group.strip_prefix('g').ok_or_else(unknown)?;
+            let known = Self::GROUP_SIZES.into_iter().find(|known| known.to_string() == size);
+            let size = known.and_then(NonZeroUsize::new);
+            Group::Size(size.ok_or_else(|| SchemeError::Group { text: text.to_owned() })?)
         };
         Ok(Self { bits, group, symmetric })
     }

@@ -43,9 +43,9 @@ pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
     }
     let document = document(&model, |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name)));
     if ui.json() {
-        ui.document(&document)?
+        ui.document(&document)?;
     } else {
-        show(&document, ui)?
+        show(&document, ui)?;
     }
     Ok(Status::Done)
 }

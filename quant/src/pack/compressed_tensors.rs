@@ -177,7 +177,7 @@ pub fn join(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
     for (module, [packed, scales, zeros, shape]) in modules {
         match (packed, scales, shape) {
             (Some(packed), Some(scales), Some(shape)) => {
-                joined.push(assemble(&module, &packed, &scales, zeros, &shape)?)
+                joined.push(assemble(&module, &packed, &scales, zeros, &shape)?);
             }
             (packed, scales, shape) => {
                 let found: Vec<String> =

@@ -117,7 +117,9 @@ impl GgmlRows {
                 }
             }
             if self.subtract_one {
-                out.iter_mut().for_each(|value| *value -= 1.0);
+                for value in out {
+                    *value -= 1.0;
+                }
             }
         }
     }

@@ -162,11 +162,10 @@ impl Weight {
                 plain.bytes.release(plain.range.start + rows.start * width..plain.range.start + rows.end * width);
             }
             Storage::Ggml(blocks) if rows == (0..self.rows()) => blocks.release(),
-            Storage::Ggml(_) => {}
             Storage::Packed(packed) if rows == (0..self.rows()) => {
-                packed.parts().for_each(|part| part.bytes.release(part.range.clone()))
+                packed.parts().for_each(|part| part.bytes.release(part.range.clone()));
             }
-            Storage::Packed(_) => {}
+            Storage::Ggml(_) | Storage::Packed(_) => {}
         }
     }
 }

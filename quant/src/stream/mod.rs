@@ -10,7 +10,7 @@ mod staging;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -196,7 +196,7 @@ fn produce(
 
 fn check_stop(control: &Control<'_>) -> Result<(), RunError> {
     if control.stop.load(Ordering::Relaxed) {
-        return Err(RunError::Interrupted { partial: Default::default() });
+        return Err(RunError::Interrupted { partial: PathBuf::default() });
     }
     Ok(())
 }
