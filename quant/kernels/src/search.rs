@@ -1,4 +1,10 @@
-//! Range search: a scale and a zero that minimise the squared error of a group, within a budget of trials.
+//! Range search: a scale and a zero that minimise the (weighted) squared error of a group, within a budget of trials.
+//!
+//! A trial takes a scale and a zero, rounds the group to the nearest codes k (as distances from the zero), and then
+//! takes the scale that suits those codes best, `sum h w k / sum h k k`, rounded to its stored format. First trials
+//! cover a span of scales around the min/max one, then rounds of four close in on the best. The winner's codes are
+//! rounded anew at its scale and its error is compared with that of plain rounding on the min/max grid, summed the same
+//! way: the smaller one stays.
 
 use crate::grid::{Grid, RowCodes, RowErrors};
 use crate::lanes::{Chunks, Lanes, MAGIC, chunks};
@@ -123,37 +129,61 @@ impl Group<'_> {
     }
 }
 
-/// The smallest part of the min/max range worth trying, by bits.
-const SHRINK: [f32; 9] = [1.0, 1.0, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.97];
+/// Trials that cover the range; the others close in on the best of them.
+const N_COVER: usize = 8;
 
-/// The trials that cover the whole range: shrunken ranges, with the two zeros nearest to the range's low end.
+/// Where trials lie, relative to the min/max scale: from `least` to `most`, then `spread` apart.
+struct Span {
+    least: f32,
+    most: f32,
+    spread: f32,
+}
+
+/// By bits, from 2. Few levels want outliers clipped, many want the range kept; beyond it, single roundings still pay.
+///
+/// Mean excess over an exhaustive search of 600 scales with every useful zero (Gaussian, Laplace and transformer
+/// weights, weighted, asymmetric; groups of 32 / 64 / 128), in percent: 2 bits 0.02, 3 bits 0.1, 4 bits 0.2, 5 bits
+/// 0.5 / 0.5 / 0.3, 8 bits 7 / 3 / 2. Stopping at the min/max range costs 1.5 more at 4 bits in groups of 32.
+const SPANS: [Span; 7] = [
+    Span { least: 0.4, most: 1.05, spread: 0.08 },
+    Span { least: 0.6, most: 1.1, spread: 0.08 },
+    Span { least: 0.75, most: 1.12, spread: 0.08 },
+    Span { least: 0.84, most: 1.12, spread: 0.06 },
+    Span { least: 0.9, most: 1.1, spread: 0.04 },
+    Span { least: 0.94, most: 1.08, spread: 0.025 },
+    Span { least: 0.96, most: 1.06, spread: 0.015 },
+];
+
+/// How much closer each round of refinement lies.
+const CLOSER: f32 = 0.6;
+
+/// The trials that cover the span, with the two zeros nearest to the range's low end in turn.
 #[inline(always)]
-fn cover(grid: Grid, scale: f32, zero: f32, origin: f32, n: usize) -> Round {
+fn cover(grid: Grid, span: &Span, (scale, zero, origin): (f32, f32, f32), n: usize) -> Round {
     let code_max = f32::from(grid.code_max());
     let other = if origin > zero { zero + 1.0 } else { zero - 1.0 };
     let zeros = if grid.symmetric() || !(0.0..=code_max).contains(&other) { [zero, zero] } else { [zero, other] };
-    let n = n.min(8);
-    let mut round = Round { scales: [scale; BLOCK], zeros: [zero; BLOCK], n };
-    let least = SHRINK[usize::from(grid.bits())];
-    for i in 0..n {
-        let part = (i as f32 + 0.5) / n as f32;
-        round.scales[i] = scale * (least + (1.0 - least) * part);
+    let mut round = Round { scales: [scale; BLOCK], zeros: [zero; BLOCK], n: n.min(N_COVER) };
+    for i in 0..round.n {
+        let part = (i as f32 + 0.5) / round.n as f32;
+        round.scales[i] = scale * (span.least + (span.most - span.least) * part);
         round.zeros[i] = zeros[i % 2];
     }
     round
 }
 
-/// The trials around the best grid so far.
+/// Four trials around the best grid so far: along the scale, or with the zeros beside its own.
 #[inline(always)]
-fn refine(grid: Grid, best: &Best, spread: f32, n: usize) -> Round {
+fn refine(grid: Grid, best: &Best, spread: f32, beside: bool, n: usize) -> Round {
     let code_max = f32::from(grid.code_max());
-    let mut round = Round { scales: [best.scale; BLOCK], zeros: [best.zero; BLOCK], n: n.min(4) };
-    round.scales[1] = best.scale * (1.0 - spread);
-    round.scales[2] = best.scale * (1.0 + spread);
-    if grid.symmetric() {
-        round.scales[3] = best.scale * (1.0 - 2.0 * spread);
-    } else {
-        round.zeros[3] = if best.zero < code_max { best.zero + 1.0 } else { best.zero - 1.0 };
+    let mut round = Round { scales: [best.scale; BLOCK], zeros: [best.zero; BLOCK], n: n.min(BATCH) };
+    let steps = if beside { [0.5, 0.5, -0.5, -0.5] } else { [-1.5, -0.5, 0.5, 1.5] };
+    for (i, step) in steps.into_iter().enumerate() {
+        round.scales[i] = best.scale * (1.0 + spread * step);
+        if beside {
+            let zero = best.zero + if i % 2 == 0 { 1.0 } else { -1.0 };
+            round.zeros[i] = zero.clamp(0.0, code_max);
+        }
     }
     round
 }
@@ -162,19 +192,21 @@ fn refine(grid: Grid, best: &Best, spread: f32, n: usize) -> Round {
 fn search_group<S: Lanes, const WEIGHTED: bool>(
     s: S,
     group: &Group<'_>,
-    (scale, zero, origin): (f32, f32, f32),
+    rtn: (f32, f32, f32),
     n_candidates: usize,
 ) -> Best {
-    let mut best = Best { scale, zero, gain: 0.0 };
-    let round = cover(group.grid, scale, zero, origin, n_candidates);
+    let span = &SPANS[usize::from(group.grid.bits()) - 2];
+    let mut best = Best { scale: rtn.0, zero: rtn.1, gain: 0.0 };
+    let round = cover(group.grid, span, rtn, n_candidates);
     group.try_round::<S, WEIGHTED>(s, &round, &mut best);
     let mut left = n_candidates - round.n;
-    let mut spread = 0.04;
+    let (mut spread, mut beside) = (span.spread, false);
     while left > 0 {
-        let round = refine(group.grid, &best, spread, left);
+        let round = refine(group.grid, &best, spread, beside, left);
         group.try_round::<S, WEIGHTED>(s, &round, &mut best);
         left -= round.n;
-        spread *= 0.5;
+        spread *= CLOSER;
+        beside = !beside && !group.grid.symmetric();
     }
     best
 }

@@ -193,7 +193,8 @@ fn search_comes_close_to_the_best_grid_there_is() {
             }
             let (above, saved) = (found / least - 1.0, 1.0 - found / plain);
             println!("int{bits} symmetric {symmetric} g{group}: {above:.4} above the least, {saved:.4} below rtn");
-            assert!(above < 0.05, "int{bits} g{group} is {above} above the least error");
+            // Measured: at most 0.003 here; the reference tries 480 scales and every zero, but no least-squares scale.
+            assert!(above < 0.01, "int{bits} g{group} is {above} above the least error");
         }
     }
 }
