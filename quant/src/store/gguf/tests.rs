@@ -6,24 +6,24 @@ use super::{Array, GgmlType, GgufFile, MAX_KEYS, MAX_NAME_BYTES, MAX_TENSORS, Va
 use crate::store::Bytes;
 
 /// A GGUF file under construction. Nothing is checked, so that broken files can be made.
-struct Draft {
+pub(super) struct Draft {
     version: u32,
     n_tensors: Option<u64>,
     n_keys: Option<u64>,
-    keys: Vec<Vec<u8>>,
-    tensors: Vec<Vec<u8>>,
+    pub(super) keys: Vec<Vec<u8>>,
+    pub(super) tensors: Vec<Vec<u8>>,
     data: Vec<u8>,
 }
 
-fn string(text: &[u8]) -> Vec<u8> {
+pub(super) fn string(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text].concat()
 }
 
-fn key(name: &str, ty: u32, value: &[u8]) -> Vec<u8> {
+pub(super) fn key(name: &str, ty: u32, value: &[u8]) -> Vec<u8> {
     [&string(name.as_bytes())[..], &ty.to_le_bytes(), value].concat()
 }
 
-fn tensor(name: &str, dims: &[u64], ty: u32, offset: u64) -> Vec<u8> {
+pub(super) fn tensor(name: &str, dims: &[u64], ty: u32, offset: u64) -> Vec<u8> {
     let mut bytes = string(name.as_bytes());
     bytes.extend((dims.len() as u32).to_le_bytes());
     bytes.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));
@@ -33,26 +33,26 @@ fn tensor(name: &str, dims: &[u64], ty: u32, offset: u64) -> Vec<u8> {
 }
 
 impl Draft {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { version: 3, n_tensors: None, n_keys: None, keys: vec![], tensors: vec![], data: vec![] }
     }
 
-    fn key(mut self, name: &str, ty: u32, value: &[u8]) -> Self {
+    pub(super) fn key(mut self, name: &str, ty: u32, value: &[u8]) -> Self {
         self.keys.push(key(name, ty, value));
         self
     }
 
-    fn tensor(mut self, name: &str, dims: &[u64], ty: u32, offset: u64) -> Self {
+    pub(super) fn tensor(mut self, name: &str, dims: &[u64], ty: u32, offset: u64) -> Self {
         self.tensors.push(tensor(name, dims, ty, offset));
         self
     }
 
-    fn data(mut self, n_bytes: usize) -> Self {
+    pub(super) fn data(mut self, n_bytes: usize) -> Self {
         self.data = (0..n_bytes).map(|i| i as u8).collect();
         self
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(self.version.to_le_bytes());
         bytes.extend(self.n_tensors.unwrap_or(self.tensors.len() as u64).to_le_bytes());
@@ -64,12 +64,12 @@ impl Draft {
         bytes
     }
 
-    fn parse(&self) -> Result<GgufFile, String> {
+    pub(super) fn parse(&self) -> Result<GgufFile, String> {
         parse(self.bytes())
     }
 }
 
-fn parse(bytes: Vec<u8>) -> Result<GgufFile, String> {
+pub(super) fn parse(bytes: Vec<u8>) -> Result<GgufFile, String> {
     GgufFile::parse(Path::new("m.gguf"), Bytes::from_vec(bytes)).map_err(|error| error.to_string())
 }
 
@@ -170,7 +170,7 @@ fn every_truncation_is_refused() {
 }
 
 /// `SplitMix64`: a fixed sequence, so that a failure comes again.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -186,7 +186,7 @@ impl Random {
 }
 
 /// Changes a few bytes, biased to values that lengths and counts break on.
-fn damaged(original: &[u8], random: &mut Random) -> Vec<u8> {
+pub(super) fn damaged(original: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = original.to_vec();
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len());
@@ -209,7 +209,7 @@ fn damaged(original: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 /// Reads all that a caller can: structure, every value, every element.
-fn read_all(file: &GgufFile) {
+pub(super) fn read_all(file: &GgufFile) {
     for (index, info) in file.tensors().iter().enumerate() {
         let tensor = file.tensor(index).expect("an index below the count");
         assert_eq!(tensor.bytes().len(), info.n_rows() * info.row_bytes(), "{info:?}");

@@ -46,6 +46,8 @@ pub(super) enum From {
     CountOrNull(&'static str),
     /// A number, else `null`.
     FloatOrNull(&'static str),
+    /// Elements of a head, for classes whose default is not the quotient of hidden size and heads.
+    HeadDim,
     /// Fixed.
     Flag(bool),
     /// Fixed.
@@ -129,6 +131,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         class: "LlamaForCausalLM",
         stored: Stored::InterleavedHeads,
         extras: &[
+            ("head_dim", From::HeadDim),
             ("hidden_act", From::Text("silu")),
             ("attention_bias", From::HasTensor("attn_output.bias")),
             ("mlp_bias", From::HasTensor("ffn_down.bias")),
@@ -174,7 +177,11 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         model_type: "qwen3",
         class: "Qwen3ForCausalLM",
         block: &[ATTENTION, QK_NORM, MLP_NORM, MLP],
-        extras: &[("hidden_act", From::Text("silu")), ("attention_bias", From::HasTensor("attn_output.bias"))],
+        extras: &[
+            ("head_dim", From::HeadDim),
+            ("hidden_act", From::Text("silu")),
+            ("attention_bias", From::HasTensor("attn_output.bias")),
+        ],
         ..PLAIN
     },
     Architecture {
@@ -184,6 +191,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         class: "Qwen3MoeForCausalLM",
         block: &[ATTENTION, QK_NORM, MLP_NORM, QWEN_EXPERTS],
         extras: &[
+            ("head_dim", From::HeadDim),
             ("hidden_act", From::Text("silu")),
             ("attention_bias", From::HasTensor("attn_output.bias")),
             ("num_experts", From::Count("expert_count")),
@@ -202,6 +210,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         stored: Stored::NormsPlusOne,
         merges_by_id: true,
         extras: &[
+            ("head_dim", From::HeadDim),
             ("hidden_act", From::Text("gelu_pytorch_tanh")),
             ("hidden_activation", From::Text("gelu_pytorch_tanh")),
             ("attention_bias", From::Flag(false)),
@@ -216,6 +225,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         stored: Stored::NormsPlusOne,
         merges_by_id: true,
         extras: &[
+            ("head_dim", From::HeadDim),
             ("hidden_act", From::Text("gelu_pytorch_tanh")),
             ("hidden_activation", From::Text("gelu_pytorch_tanh")),
             ("attention_bias", From::Flag(false)),
@@ -234,6 +244,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         stored: Stored::NormsPlusOne,
         merges_by_id: true,
         extras: &[
+            ("head_dim", From::HeadDim),
             ("hidden_activation", From::Text("gelu_pytorch_tanh")),
             ("attention_bias", From::Flag(false)),
             ("final_logit_softcapping", From::FloatOrNull("final_logit_softcapping")),

@@ -19,7 +19,9 @@ pub(super) fn config(meta: &Meta<'_>) -> Result<Json, FileError> {
     set("num_hidden_layers", json!(meta.n_layers));
     set("num_attention_heads", json!(meta.n_heads));
     set("num_key_value_heads", json!(meta.n_kv_heads));
-    set("head_dim", json!(meta.head_dim));
+    if meta.own_count("attention.key_length")?.is_some() {
+        set("head_dim", json!(meta.head_dim));
+    }
     set("max_position_embeddings", json!(meta.required_count("context_length")?));
     set("vocab_size", json!(vocab_size));
     set("rms_norm_eps", json!(meta.required_float("attention.layer_norm_rms_epsilon")?));
@@ -62,7 +64,7 @@ fn extra(meta: &Meta<'_>, from: From) -> Result<Json, FileError> {
         From::GemmaQueryScale { n_layers_largest } if meta.n_layers == n_layers_largest => {
             json!(meta.required_count("embedding_length")? / meta.n_heads.max(1))
         }
-        From::GemmaQueryScale { .. } => json!(meta.head_dim),
+        From::HeadDim | From::GemmaQueryScale { .. } => json!(meta.head_dim),
         From::GemmaLayerTypes => (0..meta.n_layers)
             .map(|layer| if (layer + 1) % 6 == 0 { "full_attention" } else { "sliding_attention" })
             .collect(),

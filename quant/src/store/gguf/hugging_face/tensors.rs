@@ -11,6 +11,9 @@ use crate::tensor::shape_text;
 /// Computed from the configuration by every reader: rotary frequencies in the file say nothing about weights.
 const NOT_WEIGHTS: [&str; 2] = ["rope_freqs.weight", "attn_rot_embd.weight"];
 
+/// The most experts of a block; published models have hundreds.
+const MAX_EXPERTS: usize = 4096;
+
 pub(super) fn tensors(meta: &Meta<'_>) -> Result<Vec<HfTensor>, FileError> {
     let mut tensors = Vec::new();
     for (source, info) in meta.file.tensors().iter().enumerate() {
@@ -63,6 +66,10 @@ fn place(
         [n] if stem == "ffn_gate_inp_shexp" => vec![1, *n],
         shape => shape.to_vec(),
     };
+    if shape.contains(&0) {
+        let (name, shape) = (quoted(&info.name), shape_text(&shape));
+        return Err(meta.malformed(format!("weight {name} has shape {shape}, expected elements")));
+    }
     if shape.len() < 2 && info.ty.block_elements() > 1 {
         return Err(meta.unsupported(format!("vector {} of type {}", quoted(&info.name), info.ty)));
     }
@@ -76,6 +83,9 @@ fn place(
     };
     let n_experts = meta.required_count("expert_count")?;
     let &[n, rows, columns] = info.shape.as_slice() else { return Err(wrong_shape(meta, info, "3 dimensions")) };
+    if n_experts > MAX_EXPERTS {
+        return Err(meta.unsupported(format!("{n_experts} experts (at most {MAX_EXPERTS})")));
+    }
     if n != n_experts {
         return Err(wrong_shape(meta, info, &format!("{n_experts} experts")));
     }

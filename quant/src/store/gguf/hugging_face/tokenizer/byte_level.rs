@@ -33,6 +33,8 @@ struct Pre {
 }
 
 /// Splits as the `tokenizer.json` of the models has them; defaults as llama.cpp sets them by name (`llama-vocab.cpp`).
+/// Two differences to llama.cpp are the originals' own: NFC, which it leaves out, and the marks in `tekken`'s expression.
+/// `default` says that the converter did not know the split; transformers takes GPT-2's then, and so does this.
 const PRES: [Pre; 6] = [
     Pre { names: &["gpt-2", "default"], split: Split::Gpt2, nfc: false, ignore_merges: false, add_bos: false },
     Pre {

@@ -8,15 +8,16 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
+use super::super::super::parse::quoted;
 use super::super::meta::Meta;
 use super::{Built, TokenType, Vocabulary};
 use crate::error::FileError;
 
 /// Stands for a space in pieces.
 const SPACE: &str = "\u{2581}";
-/// A piece longer than this has no merges: trained pieces have at most a few dozen characters, and every character of
-/// a longer one would cost a look-up of its whole length.
-const MAX_PIECE_CHARS: usize = 512;
+/// The longest ordinary piece. Trained ones have a few dozen characters at most; with `n` characters a hostile one could
+/// ask for `n` merges of its whole length.
+const MAX_PIECE_CHARS: usize = 128;
 
 pub(super) fn build(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>) -> Result<Built, FileError> {
     if meta.flag("tokenizer.ggml.remove_extra_whitespaces")? == Some(true) {
@@ -111,8 +112,17 @@ fn merges(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>, pieces: &[String]) -> Re
         pieces.iter().enumerate().filter(|(id, _)| is_piece(*id)).map(|(id, piece)| (piece.as_str(), id)).collect();
     let mut merges = Vec::new();
     for (id, piece) in pieces.iter().enumerate() {
-        if !is_piece(id) || piece.chars().nth(MAX_PIECE_CHARS).is_some() {
+        if !is_piece(id) {
             continue;
+        }
+        if piece.chars().nth(MAX_PIECE_CHARS).is_some() {
+            // An added token is met whole, never merged.
+            if vocabulary.types[id] == TokenType::UserDefined {
+                continue;
+            }
+            return Err(
+                meta.unsupported(format!("a token of more than {MAX_PIECE_CHARS} characters, {}", quoted(piece)))
+            );
         }
         for (at, _) in piece.char_indices().skip(1) {
             let (left, right) = piece.split_at(at);
