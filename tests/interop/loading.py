@@ -29,7 +29,8 @@ def loss(model, tokenizer, text: str, tokens: int = 512) -> float:
     """Mean nats per predicted token, in f32, over the first `tokens` tokens of `text`."""
     ids = tokenizer(text[: tokens * 8], add_special_tokens=False, return_tensors="pt").input_ids[:, :tokens]
     assert ids.shape[1] == tokens
-    return model.float()(ids, labels=ids).loss.item()
+    torch.nn.Module.float(model)  # its own `float` refuses quantized models, also decompressed ones
+    return model(ids, labels=ids).loss.item()
 
 
 @torch.no_grad()
