@@ -127,11 +127,12 @@ class Llama(nn.Module):
         cos, sin = rotary_tables(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        residual_std = 0.02 / (2 * shape.num_hidden_layers) ** 0.5
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
+                # Unit gain per layer; what is added to the residual stream shrinks with depth.
                 into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(parameter, std=residual_std if into_residual else 0.02)
+                gain = (2 * shape.num_hidden_layers) ** -0.5 if into_residual else 1.0
+                nn.init.normal_(parameter, std=gain * parameter.shape[1] ** -0.5)
 
     def forward(self, tokens):
         """Logits `[batch, length, vocab]` for tokens `[batch, length]`."""
