@@ -40,14 +40,19 @@ def scheme_of(module: str, quantization: QuantizationConfig):
     return found[0]
 
 
-def decompress(folder: pathlib.Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The weights that compressed-tensors decompresses, and all tensors that are not quantized."""
+def decompress(folder: pathlib.Path, dtype: torch.dtype | None = None):
+    """The weights that compressed-tensors decompresses, and all tensors that are not quantized.
+
+    The product of code and scale is rounded to the dtype of the scale. With `dtype`, the scales are
+    converted first, as transformers does when it loads a model in that dtype.
+    """
     stored, quantization = read(folder), config(folder)
     compressor = BaseCompressor.get_value_from_registry(quantization.format)
     weights = {}
     for module in [name.removesuffix(PACKED) for name in stored if name.endswith(PACKED)]:
         scheme = scheme_of(module, quantization)
         state = {name: stored.pop(f"{module}.{name}") for name in compressor.compression_param_names(scheme)}
+        state["weight_scale"] = state["weight_scale"].to(dtype or state["weight_scale"].dtype)
         weights[f"{module}.weight"] = compressor.decompress(state, scheme)["weight"]
     return weights, stored
 

@@ -6,6 +6,8 @@ there (reference.py, transformers 5.23, f32 forward; the unquantized model: 2.15
 """
 
 import json
+import shutil
+from functools import cached_property
 from typing import NamedTuple
 
 import pytest
@@ -46,13 +48,33 @@ CASES = {
 }  # fmt: skip
 
 
+class Quantized:
+    """One case after its run: `told` is the JSON document, the rest is read when first needed."""
+
+    def __init__(self, case: Case, folder, told):
+        self.case, self.folder, self.told = case, folder, told
+
+    @cached_property
+    def stored(self):  # (weights in the dtype of the model, tensors that are not quantized)
+        return decompress(self.folder)
+
+    @cached_property
+    def exact(self):  # weights as products in f32, not rounded to bf16
+        return decompress(self.folder, torch.float32)[0]
+
+
 @pytest.fixture(scope="module", params=CASES.items(), ids=CASES)
 def quantized(request, reweight, smollm2, tmp_path_factory):
-    """(case, folder, told): told is the JSON document of the run."""
     name, case = request.param
     folder = tmp_path_factory.mktemp(name) / "t"
     told = reweight("quantize", smollm2, folder, "--to", "compressed-tensors", "--json", *case.words)
-    return case, folder, told
+    yield Quantized(case, folder, told)
+    shutil.rmtree(folder.parent)
+
+
+@pytest.fixture(scope="module")
+def source(smollm2):
+    return read(smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -61,49 +83,44 @@ def tokenizer(smollm2):
 
 
 def test_the_config_says_what_was_asked(quantized):
-    case, folder, _ = quantized
-    groups = [group.weights for group in config(folder).config_groups.values()]
-    assert {(args.num_bits, args.group_size, args.symmetric) for args in groups} == case.widths
-    targets = [target for group in config(folder).config_groups.values() for target in group.targets]
-    assert len(targets) == len(set(targets))
+    groups = config(quantized.folder).config_groups.values()
+    widths = {(group.weights.num_bits, group.weights.group_size, group.weights.symmetric) for group in groups}
+    assert widths == quantized.case.widths
+    assert len(quantized.stored[0]) == quantized.case.linears
 
 
-def test_every_weight_decompresses_to_what_convert_writes(quantized, reweight, tmp_path):
-    case, folder, _ = quantized
-    weights, rest = decompress(folder)
-    assert len(weights) == case.linears
-    reweight("convert", folder, tmp_path / "bf16", "--to", "bf16")
-    assert differing(read(tmp_path / "bf16"), weights | rest) == []
-    reweight("convert", folder, tmp_path / "f32", "--to", "f32")
-    assert differing(read(tmp_path / "f32"), {name: w.float() for name, w in (weights | rest).items()}) == []
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_every_weight_decompresses_to_what_convert_writes(quantized, reweight, tmp_path, dtype):
+    weights, rest = quantized.stored
+    if dtype == "f32":
+        weights, rest = quantized.exact, {name: tensor.float() for name, tensor in rest.items()}
+    reweight("convert", quantized.folder, tmp_path / "t", "--to", dtype)
+    assert differing(read(tmp_path / "t"), weights | rest) == []
+    shutil.rmtree(tmp_path / "t")
 
 
-def test_what_is_not_quantized_is_untouched(quantized, smollm2):
-    _, folder, _ = quantized
-    source, (weights, rest) = read(smollm2), decompress(folder)
+def test_what_is_not_quantized_is_untouched(quantized, source):
+    weights, rest = quantized.stored
     assert rest.keys() | weights.keys() == source.keys()
     assert differing(source, rest) == []
 
 
-def test_diff_tells_the_errors_that_torch_computes(quantized, reweight, smollm2):
-    _, folder, told = quantized
-    source, (weights, _) = read(smollm2), decompress(folder)
-    rows = {row["name"]: row for row in reweight("diff", smollm2, folder, "--json")["tensors"]}
-    written = {row["name"]: row for row in told["tensors"]}
+def test_the_reported_errors_are_those_that_torch_computes(quantized, reweight, smollm2, source):
+    rows = {row["name"]: row for row in reweight("diff", smollm2, quantized.folder, "--json")["tensors"]}
+    written = {row["name"]: row for row in quantized.told["tensors"]}
     wrong = []
-    for name, weight in weights.items():
-        error = weight.double() - source[name].double()
+    for name, weight in quantized.exact.items():
+        error = weight.double() - source[name].double()  # one f32 rounding away from the exact difference
         mse, largest = error.square().mean().item(), error.abs().max().item()
-        # both sides sum in f64; the reports may hold what an f32 sum of the largest tensor would lose
-        near = [rows[name]["mse"] == pytest.approx(mse, rel=1e-4), rows[name]["max_abs"] == pytest.approx(largest, rel=1e-6)]
-        near += [written[name]["error_mse"] == pytest.approx(mse, rel=1e-4)]
-        if not all(near):
-            wrong.append((name, mse, largest, rows[name], written[name]))
-    assert wrong == []
+        expected = (pytest.approx(mse, rel=1e-5), pytest.approx(mse, rel=1e-5), pytest.approx(largest, rel=1e-6))
+        found = (written[name]["error_mse"], rows[name]["mse"], rows[name]["max_abs"])
+        if found != expected:
+            wrong.append((name, found, expected))
+    assert wrong[:3] == []
 
 
 def test_verify_holds_until_a_byte_changes(quantized, reweight):
-    _, folder, _ = quantized
+    folder = quantized.folder
     reweight("verify", folder)
     file = max(folder.glob("*.safetensors"))
     with file.open("r+b") as stream:
@@ -119,8 +136,7 @@ def test_verify_holds_until_a_byte_changes(quantized, reweight):
 
 
 def test_transformers_loads_it_with_the_same_weights_and_it_speaks(quantized, heldout, tokenizer, measured, tmp_path):
-    case, folder, told = quantized
-    weights, rest = decompress(folder)
+    case, folder, (weights, rest) = quantized.case, quantized.folder, quantized.stored
     if not case.loads:
         convert_checkpoint(folder, tmp_path / "float", CompressedTensorsDequantizer(folder), max_workers=1)
         folder = tmp_path / "float"
@@ -129,8 +145,8 @@ def test_transformers_loads_it_with_the_same_weights_and_it_speaks(quantized, he
     assert differing(model.state_dict(), weights | rest) == []
     said = continues(model, tokenizer, "The capital of France is")
     nats = loss(model, tokenizer, heldout)
-    line = f"{nats:.4f} nats, {told['bits_per_weight']:.3f} bits per weight, says {said!r}"
-    measured(f"smollm2 {' '.join(case.words)}: {line}")
+    bits = quantized.told["bits_per_weight"]
+    measured(f"smollm2 {' '.join(case.words)}: {nats:.4f} nats, {bits:.3f} bits per weight, says {said!r}")
     assert nats <= case.loss_max
 
 
