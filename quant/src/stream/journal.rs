@@ -60,14 +60,15 @@ impl Journal {
     /// `RunError::OtherJournal` where the fingerprint is another, `FileError::Io`.
     pub(super) fn open(folder: &Path, fingerprint: &str) -> Result<(Self, HashMap<String, Record>), Error> {
         let path = folder.join(JOURNAL_NAME);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(FileError::Io { path, doing: "read", source: error }.into()),
         };
-        // What follows the last line break was being written when the process died.
-        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-        let mut lines = whole.lines();
+        // What follows the last line break was being written when the process died, and may end within a character.
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[..=end]);
+        let text = String::from_utf8_lossy(whole);
+        let mut lines = text.lines();
         let mut records = HashMap::new();
         if let Some(head) = lines.next() {
             let head: Option<Head> = serde_json::from_str(head).ok();
