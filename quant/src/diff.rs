@@ -119,7 +119,8 @@ impl Sums {
             let distance = f64::from(x) - f64::from(y);
             self.equal &= x.to_bits() == y.to_bits();
             // A NaN in the difference must show, and `f64::max` would hide it.
-            self.max_abs = if distance.is_nan() { f64::NAN } else { self.max_abs.max(distance.abs()) };
+            let hides = distance.is_nan() || self.max_abs.is_nan();
+            self.max_abs = if hides { f64::NAN } else { self.max_abs.max(distance.abs()) };
             self.squared += distance * distance;
             self.signal += f64::from(x) * f64::from(x);
         }
