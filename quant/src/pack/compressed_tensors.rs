@@ -180,9 +180,9 @@ pub fn join(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
                 joined.push(assemble(&module, &packed, &scales, zeros, &shape)?);
             }
             (packed, scales, shape) => {
-                let found: Vec<String> =
-                    [packed, scales, zeros, shape].into_iter().flatten().map(|part| part.name).collect();
-                let path = joined.first().map_or_else(Default::default, |weight: &Weight| weight.file().to_owned());
+                let found: Vec<Weight> = [packed, scales, zeros, shape].into_iter().flatten().collect();
+                let path = found.first().map_or_else(Default::default, |part| part.file().to_owned());
+                let found: Vec<String> = found.into_iter().map(|part| part.name).collect();
                 let what = format!(
                     "module {module:?}: expected weight_packed, weight_scale and weight_shape, found {found:?}"
                 );
