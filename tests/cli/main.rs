@@ -6,15 +6,21 @@
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
 //! - [`generate`]: completion scripts and manual pages.
+//! - [`quantize`]: what becomes of a model, scheme by scheme.
+//! - [`resume`]: the same bytes however a run goes, and what stands in the way of a target.
 //!
 //! A snapshot that should change is written again by `REWEIGHT_UPDATE_SNAPSHOTS=1 cargo test --test cli`; the difference
 //! is then read in the commit.
 
 mod support;
+mod synthetic;
 
 mod generate;
 mod help;
 mod json;
+mod quantize;
+#[cfg(target_os = "linux")]
+mod resume;
 #[cfg(target_os = "linux")]
 mod signals;
 mod streams;
