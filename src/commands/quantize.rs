@@ -133,8 +133,10 @@ fn tell(model: &Model, plan: &Plan, ui: &Ui) {
         ));
     }
     if compressed_tensors::transformers_refuses(&plan.quantized()) {
-        ui.warn("transformers 5.23 does not load a folder with several schemes unless all are symmetric");
-        ui.hint("one scheme for all (a smaller group, such as int4-g64), or schemes ending in -sym, load everywhere");
+        ui.warn(
+            "transformers 5.23 loads a folder with several schemes only if all are symmetric; \
+             one scheme for all (such as int4-g64) or schemes ending in -sym load everywhere",
+        );
     }
     for name in model.left_behind() {
         ui.detail(&format!("not carried over: {name}"));
