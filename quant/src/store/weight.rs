@@ -60,9 +60,13 @@ impl Weight {
         &self.file
     }
 
-    /// Product of all dimensions but the last; 1 for a scalar.
+    /// Product of all dimensions but the last; 1 for a scalar, 0 where there are no elements: a file of a few bytes may
+    /// claim 2^60 rows of nothing.
     #[must_use]
     pub fn rows(&self) -> usize {
+        if self.n_elements() == 0 {
+            return 0;
+        }
         self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
 
