@@ -289,6 +289,16 @@ fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action,
     if weight.n_elements() == 0 {
         return Ok((unquantized, "empty".to_owned()));
     }
+    if weight.columns() < compressed_tensors::COLUMNS_MIN {
+        let why = format!("fewer than {} input channels", compressed_tensors::COLUMNS_MIN);
+        return match asked {
+            None => Ok((unquantized, why)),
+            Some((_, scheme)) => {
+                let (tensor, scheme) = (weight.name.clone(), scheme.to_string());
+                Err(PlanError::CannotQuantize { tensor, scheme, why })
+            }
+        };
+    }
     let (fitted, mut reason) = fit_group(weight, scheme, options.strict)?;
     if let Some((pattern, _)) = asked {
         reason = format!("--tensor {}{}{reason}", pattern.text(), if reason.is_empty() { "" } else { ", " });

@@ -12,7 +12,7 @@
 //! A weight is `(code - zero) * scale`; a symmetric zero is 2^(b-1). Source: compressed-tensors 0.20,
 //! `compressors/pack_quantized` and `quantization/lifecycle/forward.py`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ use crate::tensor::{Dtype, shape_text};
 
 /// The `quant_method` of `config.json`.
 pub const QUANT_METHOD: &str = "compressed-tensors";
+
+/// Fewest columns from which the number of packed words tells the bit width: below, several widths take as many words.
+pub const COLUMNS_MIN: usize = 32;
 
 /// Suffixes of a quantized weight's tensors, in the order in which they are digested and read.
 const SUFFIXES: [&str; 4] = ["weight_packed", "weight_scale", "weight_zero_point", "weight_shape"];
@@ -174,7 +177,12 @@ pub fn join(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
             None => joined.push(weight),
         }
     }
+    let plain: HashSet<String> = joined.iter().map(|weight| weight.name.clone()).collect();
     for (module, [packed, scales, zeros, shape]) in modules {
+        if let (Some(packed), true) = (&packed, plain.contains(&format!("{module}.weight"))) {
+            let (path, what) = (packed.file().to_owned(), format!("module {module:?}: its weight is there twice"));
+            return Err(FileError::Malformed { path, format: QUANT_METHOD, what });
+        }
         match (packed, scales, shape) {
             (Some(packed), Some(scales), Some(shape)) => {
                 joined.push(assemble(&module, &packed, &scales, zeros, &shape)?);
