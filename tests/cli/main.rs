@@ -6,6 +6,7 @@
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
 //! - [`generate`]: completion scripts and manual pages.
+//! - [`hostile`]: files that no honest program writes.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
 //! - [`resume`]: the same bytes however a run goes, and what stands in the way of a target.
 //!
@@ -17,6 +18,7 @@ mod synthetic;
 
 mod generate;
 mod help;
+mod hostile;
 mod json;
 mod quantize;
 #[cfg(target_os = "linux")]
