@@ -27,8 +27,7 @@ fuzz() {
         tail -n 40 "artifacts/$1.log"
         return 1
     fi
-    printf 'fuzz %s: ' "$1"
-    tail -n 1 "artifacts/$1.log"
+    printf 'fuzz %s: %s\n' "$1" "$(tail -n 1 "artifacts/$1.log")"
 }
 
 failed=0

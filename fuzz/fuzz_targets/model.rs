@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     let options = PlanOptions::new("int4-g128".parse().expect("it is a scheme"), Method::Rtn);
     for scheme in [options.scheme, None] {
         if let Ok(plan) = Plan::new(&model, &PlanOptions { scheme, ..options.clone() }) {
-            plan.config(&model);
+            drop(plan.config(&model));
         }
     }
 });
