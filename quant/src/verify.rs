@@ -88,7 +88,9 @@ pub fn verify(folder: &Path) -> Result<Verification, Error> {
     }
     let files = Folder::on_disk(folder);
     for file in &manifest.files {
-        let found = if files.contains(&file.name) {
+        let found = if !is_inside(&file.name) {
+            "a path out of the folder".into()
+        } else if files.contains(&file.name) {
             blake3::hash(&files.bytes(&file.name)?).to_string()
         } else {
             "absent".into()
@@ -106,4 +108,9 @@ pub fn verify(folder: &Path) -> Result<Verification, Error> {
         source_digest: manifest.source_digest,
         problems,
     })
+}
+
+/// Whether a relative name stays in the folder, whatever a hostile manifest says.
+fn is_inside(name: &str) -> bool {
+    Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
