@@ -32,7 +32,7 @@ HELD_OUT_CHAPTERS = ("ch08", "ch16")
 
 SILENT = {"svg", "script", "style", "button", "nav", "del"}
 HEADINGS = {"h1": "#", "h2": "##", "h3": "###", "h4": "####", "h5": "#####", "h6": "######"}
-BLOCKS = {"p", "div", "section", "blockquote", "figure", "figcaption", "ul", "ol", "table", "dl", "dt", "dd", "details", "summary"}
+BLOCKS = set("p div section blockquote figure figcaption ul ol table dl dt dd details summary".split())
 
 
 @dataclasses.dataclass(frozen=True)

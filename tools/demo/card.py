@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import pathlib
+import textwrap
 
 import books
 
@@ -56,25 +57,27 @@ held-out text adds to an archive of all training text.
 
 Every linear layer of the decoder layers rounded to the nearest step of a min/max grid, embedding left alone:
 
-| scheme | nats per token | more than bf16 |
-|---|---|---|
+| scheme | nats per token | more than bf16 | standard error of that |
+|---|---|---|---|
 {quantized_rows}
 
 ## Data
 
-Books under MIT or Apache-2.0 from `share/doc/rust/html` of {rustc}: {books}. {book_tokens:,} training tokens are of the
+Books under MIT or Apache-2.0 from `share/doc/rust/html` of
+{rustc}: {books}.
+{book_tokens:,} training tokens are of the
 Rust book, {other_tokens:,} of the others; {share:.0%} of the training windows come from the Rust book.
 `text/calibration.txt` is a part of the training text: whole pages spread over the Rust book.
 
 ## Training
 
 `python tools/demo/train.py` makes this folder; `check.py` loads it with transformers, compares the losses and takes the
-figures above; `card.py` writes this page. {steps} steps of {batch} windows of {context} tokens ({seen_tokens:,} tokens),
-AdamW ({beta1}, {beta2}; weight decay {decay}), learning rate {peak:g} after {warmup} steps, over the last
+figures above; `card.py` writes this page. {steps} steps of {batch} windows
+of {context} tokens ({seen_tokens:,} tokens), AdamW ({beta1}, {beta2}; weight decay {decay}), learning rate {peak:g} after {warmup} steps, over the last
 {decay_share:.0%} of the steps a cosine down to {final:g},
 gradients clipped at norm {clip:g}, {arithmetic}, seed {seed}, {threads} threads,
-{minutes} minutes on two shared cores. Python {python}, torch {torch}, tokenizers {tokenizers}, safetensors {safetensors},
-checked with transformers {transformers}. All settings: `training.json`; all figures: `evaluation.json`. The
+{minutes} minutes on two busy cores{resumed}. Python {python}, torch {torch}, tokenizers {tokenizers}, safetensors {safetensors}, checked
+with transformers {transformers}. All settings: `training.json`; all figures: `evaluation.json`. The
 last bits of the weights depend on the processor and the torch build.
 
 ## Licence
@@ -101,15 +104,28 @@ def loss_rows(evaluation) -> str:
 
 def quantized_rows(evaluation) -> str:
     """One row per round-to-nearest scheme."""
-    base = evaluation["nll"]["transformers_f32"]
-    losses = evaluation["nll_round_to_nearest"]
-    return "\n".join(f"| `{scheme}` | {nll:.4f} | {nll - base:+.4f} |" for scheme, nll in losses.items())
+    return "\n".join(
+        f"| `{scheme}` | {loss['nll']:.4f} | {loss['more']:+.4f} | {loss['standard_error']:.4f} |"
+        for scheme, loss in evaluation["nll_round_to_nearest"].items()
+    )
+
+
+def resumption(steps) -> str:
+    """Where the run was cut off and taken up again, as the end of a sentence."""
+    return f", taken up again from its checkpoint at step {', '.join(map(str, steps))}" if steps else ""
+
+
+def wrapped(text: str) -> str:
+    """Prose filled to 120 columns; headings, tables and the header stay as they are."""
+    filler = textwrap.TextWrapper(width=120, break_long_words=False, break_on_hyphens=False)
+    blocks = text.rstrip("\n").split("\n\n")
+    return "\n\n".join(block if block.startswith(("---", "#", "|")) else filler.fill(block) for block in blocks) + "\n"
 
 
 def card(config, training, evaluation) -> str:
     """The text of the card."""
     settings, versions = training["settings"], training["versions"]
-    return CARD.format(
+    text = CARD.format(
         parameters=training["parameters"],
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
@@ -146,6 +162,7 @@ def card(config, training, evaluation) -> str:
         arithmetic="bfloat16 autocast" if settings["autocast_bf16"] else "float32",
         seed=settings["seed"],
         threads=settings["threads"],
+        resumed=resumption(training["resumed_at_steps"]),
         minutes=round(training["training_seconds"] / 60),
         python=versions["python"],
         torch=versions["torch"],
@@ -153,6 +170,7 @@ def card(config, training, evaluation) -> str:
         safetensors=versions["safetensors"],
         transformers=evaluation["versions"]["transformers"],
     )
+    return wrapped(text)
 
 
 def main():

@@ -59,7 +59,8 @@ def transformers_losses(folder, text, context, failures):
         failures.append("tokens do not decode to the text they came from")
     losses = {}
     for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
-        network, report = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        loading = {"dtype": dtype, "output_loading_info": True}
+        network, report = transformers.AutoModelForCausalLM.from_pretrained(folder, **loading)
         troubles = {key: sorted(map(str, value)) for key, value in report.items() if value}
         if troubles:
             failures.append(f"transformers reports {troubles} on loading")
@@ -77,7 +78,11 @@ def own_network(folder):
 
 
 def quantized_losses(folder, tokens, context):
-    """Held-out loss with every linear layer rounded to nearest; embedding, head and norms stay."""
+    """Held-out loss with every linear layer rounded to nearest; embedding, head and norms stay.
+
+    `more` is the loss above that of the bf16 weights, `standard_error` that of this difference, window by window.
+    """
+    base = llama.window_nlls(own_network(folder), tokens, context)
     losses = {}
     for bits, group in QUANTIZED_SCHEMES:
         network = own_network(folder)
@@ -86,7 +91,13 @@ def quantized_losses(folder, tokens, context):
             if name.endswith("_proj.weight"):
                 state[name] = llama.round_to_nearest(weight, bits, group)
         network.load_state_dict(state)
-        losses[f"int{bits}-g{group}"] = llama.mean_nll(network, tokens, context)
+        quantized = llama.window_nlls(network, tokens, context)
+        more = quantized - base
+        losses[f"int{bits}-g{group}"] = {
+            "nll": quantized.mean().item(),
+            "more": more.mean().item(),
+            "standard_error": more.std().item() / len(more) ** 0.5,
+        }
     return losses
 
 

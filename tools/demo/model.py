@@ -76,7 +76,8 @@ class Attention(nn.Module):
         value = heads(self.v_proj(x), self.shape.num_key_value_heads)
         repeats = self.shape.num_attention_heads // self.shape.num_key_value_heads
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-        mixed = functional.scaled_dot_product_attention(query.to(value.dtype), key.to(value.dtype), value, is_causal=True)
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -145,21 +146,25 @@ class Llama(nn.Module):
 
 
 @torch.no_grad()
-def mean_nll(logits_of, tokens, context: int, batch: int = 8) -> float:
-    """Mean nats per predicted token over non-overlapping windows of `context` tokens.
+def window_nlls(logits_of, tokens, context: int, batch: int = 8):
+    """Mean nats per predicted token of each non-overlapping window of `context` tokens, `[windows]`, f64.
 
     A short last window is dropped; every token of a window but its first is predicted. `logits_of` maps tokens
     `[batch, context]` to logits.
     """
     n_windows = len(tokens) // context
     windows = torch.as_tensor(tokens[: n_windows * context], dtype=torch.long).view(n_windows, context)
-    total = 0.0
-    for start in range(0, n_windows, batch):
-        chunk = windows[start : start + batch]
+    results = []
+    for chunk in windows.split(batch):
         logits = logits_of(chunk)[:, :-1].float()
         losses = functional.cross_entropy(logits.flatten(0, 1), chunk[:, 1:].flatten(), reduction="none")
-        total += losses.double().sum().item()
-    return total / (n_windows * (context - 1))
+        results.append(losses.double().view(len(chunk), -1).mean(dim=1))
+    return torch.cat(results)
+
+
+def mean_nll(logits_of, tokens, context: int) -> float:
+    """Mean nats per predicted token over all windows of `window_nlls`."""
+    return window_nlls(logits_of, tokens, context).mean().item()
 
 
 def round_to_nearest(weight, bits: int, group: int):

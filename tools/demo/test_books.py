@@ -37,7 +37,8 @@ class BooksTest(unittest.TestCase):
                 self.assertEqual(books.page_text(f"<p>menu</p><main>{markup}</main><p>foot</p>"), expected)
 
     def test_chapters_are_held_out_whole(self):
-        pages = [books.Page("book", path, "") for path in ("ch08-00-a.html", "ch08-03-b.html", "ch18-00-c.html", "foreword.html")]
+        paths = ("ch08-00-a.html", "ch08-03-b.html", "ch18-00-c.html", "foreword.html")
+        pages = [books.Page("book", path, "") for path in paths]
         self.assertEqual([page.held_out for page in pages], [True, True, False, False])
         self.assertFalse(books.Page("cargo", "ch08-00-a.html", "").held_out)
 

@@ -38,7 +38,7 @@ class Settings:
     """Everything that decides the weights besides the text and the shape."""
 
     seed: int = 20260414
-    steps: int = 6000
+    steps: int = 2000
     batch_windows: int = 4
     context: int = 512
     # Share of training windows drawn from the Rust book; the rest comes from the other books by size.
@@ -118,32 +118,33 @@ def optimizer_for(network, settings: Settings):
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), fused=True)
 
 
-def resume(checkpoint, network, optimizer) -> tuple[int, float]:
-    """Loads what `fit` saved last; gives the steps done and the seconds they took, zeros when there is nothing."""
+def resume(checkpoint, network, optimizer) -> tuple[list[int], float]:
+    """Loads what `fit` saved last; gives the steps at which the run was taken up again and the seconds spent so far."""
     if not checkpoint.exists():
-        return 0, 0.0
+        return [], 0.0
     saved = torch.load(checkpoint, weights_only=True)
     network.load_state_dict(saved["network"])
     optimizer.load_state_dict(saved["optimizer"])
-    return saved["steps_done"], saved["seconds"]
+    return [*saved["resumed_at"], saved["steps_done"]], saved["seconds"]
 
 
-def save(checkpoint, network, optimizer, steps_done: int, seconds: float):
-    """Saves the state after a step, complete or not at all."""
+def save(checkpoint, network, optimizer, **progress):
+    """Saves the state after a step and the counts in `progress`, complete or not at all."""
     partial = checkpoint.with_name("checkpoint.new.partial")
     state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "steps_done": steps_done, "seconds": seconds}, partial)
+    torch.save({**state, **progress}, partial)
     partial.rename(checkpoint)
 
 
-def fit(network, source, held_out, settings: Settings, checkpoint) -> float:
-    """Trains `network` in place, from `checkpoint` where that exists, and gives the seconds spent.
+def fit(network, source, held_out, settings: Settings, checkpoint):
+    """Trains `network` in place, from `checkpoint` where that exists; gives the steps of resumption and the seconds.
 
     Prints the mean training loss every 50 steps and the held-out loss every 500; saves its state every 100.
     """
     optimizer = optimizer_for(network, settings)
     forward = torch.compile(network, dynamic=False) if settings.compiled else network
-    first_step, seconds_before = resume(checkpoint, network, optimizer)
+    resumed_at, seconds_before = resume(checkpoint, network, optimizer)
+    first_step = resumed_at[-1] if resumed_at else 0
     started, losses = time.monotonic() - seconds_before, []
     for step, windows in enumerate(itertools.islice(source, settings.steps)):
         if step < first_step:
@@ -162,10 +163,10 @@ def fit(network, source, held_out, settings: Settings, checkpoint) -> float:
         if steps_done % 50 == 0:
             print(f"step {steps_done} loss {statistics.fmean(losses[-50:]):.4f} seconds {seconds:.0f}", flush=True)
         if steps_done % 100 == 0:
-            save(checkpoint, network, optimizer, steps_done, seconds)
+            save(checkpoint, network, optimizer, steps_done=steps_done, seconds=seconds, resumed_at=resumed_at)
         if steps_done % 500 == 0 and steps_done < settings.steps:
             print(f"step {steps_done} held-out {llama.mean_nll(network, held_out, settings.context):.4f}", flush=True)
-    return time.monotonic() - started
+    return resumed_at, time.monotonic() - started
 
 
 def write_json(path, document):
@@ -252,7 +253,7 @@ def main():
 
     network = llama.Llama(shape)
     checkpoint = arguments.target / "checkpoint.partial"
-    seconds = fit(network, batches(book, others, settings), held_out, settings, checkpoint)
+    resumed_at, seconds = fit(network, batches(book, others, settings), held_out, settings, checkpoint)
     loss_f32 = llama.mean_nll(network, held_out, settings.context)
     weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in network.state_dict().items()}
     network.load_state_dict(weights)
@@ -265,6 +266,7 @@ def main():
         "tokens": {"book": len(book), "other_books": len(others), "held_out": len(held_out)},
         "tokens_seen": settings.steps * settings.batch_windows * settings.context,
         "training_seconds": round(seconds),
+        "resumed_at_steps": resumed_at,
         "held_out_nll_f32_weights": loss_f32,
         "held_out_nll_bf16_weights": loss_bf16,
         "versions": {
