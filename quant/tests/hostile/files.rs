@@ -84,6 +84,7 @@ fn safetensors_lengths() -> Vec<Named> {
     cases
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn safetensors_headers() -> Vec<Named> {
     let mut cases: Vec<Named> = Vec::new();
     let mut add = |name: &str, header: String, data: usize| {
@@ -248,7 +249,7 @@ impl Parts {
     }
 
     fn renamed(mut self, index: usize, name: &str) -> Self {
-        self.0[index].0 = name.to_owned();
+        name.clone_into(&mut self.0[index].0);
         self
     }
 
@@ -321,14 +322,15 @@ fn packed() -> Vec<Named> {
     cases.into_iter().enumerate().map(|(index, (name, parts))| (format!("{name} ({index})"), parts.file())).collect()
 }
 
+const INDEX: &str = "model.safetensors.index.json";
+const NORM: &str = "model.norm.weight";
+const UP: &str = "model.layers.0.mlp.up_proj.weight";
+
 fn folders() -> Vec<Hostile> {
     let mut cases = Vec::new();
     let mut add = |name: &str, files: Vec<(&'static str, Vec<u8>)>| {
         cases.push(Hostile { name: format!("folder: {name}"), files, open: "" });
     };
-    const INDEX: &str = "model.safetensors.index.json";
-    const NORM: &str = "model.norm.weight";
-    const UP: &str = "model.layers.0.mlp.up_proj.weight";
     for shard in [
         "../m.safetensors",
         "/etc/passwd",
@@ -345,7 +347,7 @@ fn folders() -> Vec<Hostile> {
         add(&format!("index of shard {shard:?}"), vec![(INDEX, index.into()), ("m.safetensors", right())]);
     }
     for index in [
-        "".into(),
+        String::new(),
         "[]".into(),
         "{}".into(),
         "nonsense".into(),
@@ -357,10 +359,10 @@ fn folders() -> Vec<Hostile> {
         "[".repeat(300_000),
         format!("[{}0]", "[],".repeat(120_000)),
     ] {
-        add(&format!("index {:.60}", index), vec![(INDEX, index.into()), ("m.safetensors", right())]);
+        add(&format!("index {index:.60}"), vec![(INDEX, index.into()), ("m.safetensors", right())]);
     }
     for config in [
-        "".into(),
+        String::new(),
         "[]".into(),
         "1".into(),
         "null".into(),
@@ -374,7 +376,7 @@ fn folders() -> Vec<Hostile> {
         format!(r#"{{"a":[{}0]}}"#, r#"{"":0},"#.repeat(100_000)),
         format!(r#"{{"a":{}}}"#, "9".repeat(300_000)),
     ] {
-        add(&format!("config {:.60}", config), vec![("config.json", config.into()), ("model.safetensors", right())]);
+        add(&format!("config {config:.60}"), vec![("config.json", config.into()), ("model.safetensors", right())]);
     }
     add("nothing", Vec::new());
     add("two files", vec![("a.safetensors", right()), ("b.safetensors", right())]);
