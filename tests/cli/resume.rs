@@ -62,7 +62,7 @@ impl Case {
     fn start_and_await(&self, target: &str, n_finished: usize) -> Child {
         let child = self.start(target);
         let journal = self.partial(target).join(".journal.jsonl");
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < n_finished + 1 {
             assert!(Instant::now() < deadline, "no {n_finished} tensors were finished in a minute");
             thread::yield_now();
