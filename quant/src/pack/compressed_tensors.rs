@@ -41,7 +41,7 @@ pub const fn packed_bytes(columns: usize, bits: u8) -> usize {
     (columns * bits as usize).div_ceil(32) * 4
 }
 
-/// The tensors that a weight of N rows and K columns becomes, in the order of [`SUFFIXES`]; the zero point is left
+/// The tensors that a weight of N rows and K columns becomes, in the order of the table above; the zero point is left
 /// out for symmetric schemes.
 #[must_use]
 pub fn outputs(weight_name: &str, rows: usize, columns: usize, scheme: Scheme, scale_dtype: Dtype) -> Vec<NewTensor> {
