@@ -62,41 +62,67 @@ pub(crate) fn round_scales<S: Lanes>(s: S, format: ScaleFormat, scales: S::F) ->
     s.min(s.max(rounded, s.splat(format.floor())), s.splat(format.cap()))
 }
 
+/// Up to sixteen groups of a row, and room for what they become.
+pub(crate) struct Block<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) weights: &'a [f32],
+    pub(crate) out: RowCodes<'a>,
+}
+
+impl<'a> Block<'a> {
+    /// Splits the next groups off a row. Divides nothing: on short rows a few divisions cost as much as the work.
+    #[inline(always)]
+    pub(crate) fn split_off(group: usize, row: &mut Block<'a>) -> Self {
+        let n = row.values.len().min(group * BLOCK);
+        let n_groups = row.out.scales.len().min(BLOCK);
+        let (values, weights) = (row.values.split_at(n), row.weights.split_at(n));
+        let codes = std::mem::take(&mut row.out.codes).split_at_mut(n);
+        let scales = std::mem::take(&mut row.out.scales).split_at_mut(n_groups);
+        let zeros = std::mem::take(&mut row.out.zeros).split_at_mut(n_groups);
+        let out = RowCodes { codes: codes.1, scales: scales.1, zeros: zeros.1 };
+        *row = Block { values: values.1, weights: weights.1, out };
+        let out = RowCodes { codes: codes.0, scales: scales.0, zeros: zeros.0 };
+        Block { values: values.0, weights: weights.0, out }
+    }
+}
+
 /// Least and greatest of zero and each group, a lane for each of up to sixteen groups.
 #[inline(always)]
 fn extents<S: Lanes>(s: S, group: usize, rows: &[f32]) -> (S::F, S::F) {
     let (mut lanes_lo, mut lanes_hi) = ([s.splat(0.0); BLOCK], [s.splat(0.0); BLOCK]);
-    let rest = match group {
+    let mut done = match group {
         32 => extents_of::<S, 32>(s, rows, &mut lanes_lo, &mut lanes_hi),
         64 => extents_of::<S, 64>(s, rows, &mut lanes_lo, &mut lanes_hi),
         128 => extents_of::<S, 128>(s, rows, &mut lanes_lo, &mut lanes_hi),
-        _ => rows,
+        _ => 0,
     };
-    let done = (rows.len() - rest.len()) / group;
-    for ((values, lo), hi) in rest.chunks(group).zip(&mut lanes_lo[done..]).zip(&mut lanes_hi[done..]) {
-        (*lo, *hi) = extent_lanes(s, values);
+    let mut rest = &rows[done * group..];
+    while !rest.is_empty() {
+        let (values, after) = rest.split_at(group.min(rest.len()));
+        (lanes_lo[done], lanes_hi[done]) = extent_lanes(s, values);
+        (rest, done) = (after, done + 1);
     }
     let (mut lo, mut hi) = ([0.0; BLOCK], [0.0; BLOCK]);
-    for i in 0..BLOCK / 4 {
+    for i in 0..done.div_ceil(4) {
         lo.as_chunks_mut::<4>().0[i] = s.least4(&lanes_lo.as_chunks::<4>().0[i]);
         hi.as_chunks_mut::<4>().0[i] = s.greatest4(&lanes_hi.as_chunks::<4>().0[i]);
     }
     (s.load(&lo), s.load(&hi))
 }
 
-/// The whole groups of a usual size: their loops unroll. Gives what is left.
+/// The whole groups of a usual size: their loops unroll. Gives how many there were.
 #[inline(always)]
-fn extents_of<'a, S: Lanes, const GROUP: usize>(
+fn extents_of<S: Lanes, const GROUP: usize>(
     s: S,
-    rows: &'a [f32],
+    rows: &[f32],
     lanes_lo: &mut [S::F; BLOCK],
     lanes_hi: &mut [S::F; BLOCK],
-) -> &'a [f32] {
-    let (whole, rest) = rows.as_chunks::<GROUP>();
+) -> usize {
+    let (whole, _) = rows.as_chunks::<GROUP>();
     for ((values, lo), hi) in whole.iter().zip(lanes_lo).zip(lanes_hi) {
         (*lo, *hi) = extent_lanes(s, values);
     }
-    rest
+    whole.len()
 }
 
 /// The min/max grid of up to sixteen groups.
@@ -234,14 +260,14 @@ fn rtn_row<S: Lanes, const WEIGHTED: bool>(
     out: &mut RowCodes<'_>,
 ) -> RowErrors {
     let mut squared = 0.0;
-    let width = group * BLOCK;
-    let blocks = row.chunks(width).zip(weights.chunks(width)).zip(out.codes.chunks_mut(width));
-    let params = out.scales.chunks_mut(BLOCK).zip(out.zeros.chunks_mut(BLOCK));
-    for (((values, weights), codes), (scales, zeros)) in blocks.zip(params) {
-        let params = min_max(s, grid, group, values);
-        let errors = encode_block::<S, WEIGHTED>(s, grid, group, &params, values, weights, codes);
-        params.write(s, scales, zeros);
-        for error in &errors[..scales.len()] {
+    let RowCodes { codes, scales, zeros } = out;
+    let mut rest = Block { values: row, weights, out: RowCodes { codes, scales, zeros } };
+    while !rest.values.is_empty() {
+        let mut block = Block::split_off(group, &mut rest);
+        let params = min_max(s, grid, group, block.values);
+        let errors = encode_block::<S, WEIGHTED>(s, grid, group, &params, &mut block);
+        params.write(s, block.out.scales, block.out.zeros);
+        for error in &errors[..block.out.scales.len()] {
             squared += f64::from(*error);
         }
     }
@@ -255,26 +281,25 @@ pub(crate) fn encode_block<S: Lanes, const WEIGHTED: bool>(
     grid: Grid,
     group: usize,
     params: &Params,
-    values: &[f32],
-    weights: &[f32],
-    codes: &mut [u8],
+    block: &mut Block<'_>,
 ) -> [f32; BLOCK] {
     let mut lanes = [s.splat(0.0); BLOCK];
-    let done = match group {
-        32 => encode_groups::<S, WEIGHTED, 32>(s, grid, params, values, weights, codes, &mut lanes),
-        64 => encode_groups::<S, WEIGHTED, 64>(s, grid, params, values, weights, codes, &mut lanes),
-        128 => encode_groups::<S, WEIGHTED, 128>(s, grid, params, values, weights, codes, &mut lanes),
+    let mut done = match group {
+        32 => encode_groups::<S, WEIGHTED, 32>(s, grid, params, block, &mut lanes),
+        64 => encode_groups::<S, WEIGHTED, 64>(s, grid, params, block, &mut lanes),
+        128 => encode_groups::<S, WEIGHTED, 128>(s, grid, params, block, &mut lanes),
         _ => 0,
     };
-    let at = done * group;
-    let groups = values[at..].chunks(group).zip(weights[at..].chunks(group)).zip(codes[at..].chunks_mut(group));
-    for (i, ((values, weights), codes)) in groups.enumerate() {
-        let of_group = params.of_group(done + i);
-        lanes[done + i] = encode::<S, WEIGHTED>(s, grid, of_group, values, weights, codes);
+    let mut at = done * group;
+    while at < block.values.len() {
+        let end = block.values.len().min(at + group);
+        let (values, weights, codes) = (&block.values[at..end], &block.weights[at..end], &mut block.out.codes[at..end]);
+        lanes[done] = encode::<S, WEIGHTED>(s, grid, params.of_group(done), values, weights, codes);
+        (at, done) = (end, done + 1);
     }
     let mut errors = [0.0; BLOCK];
-    for (errors, lanes) in errors.as_chunks_mut::<4>().0.iter_mut().zip(lanes.as_chunks::<4>().0) {
-        *errors = s.sum4(lanes);
+    for i in 0..done.div_ceil(4) {
+        errors.as_chunks_mut::<4>().0[i] = s.sum4(&lanes.as_chunks::<4>().0[i]);
     }
     errors
 }
@@ -285,14 +310,12 @@ fn encode_groups<S: Lanes, const WEIGHTED: bool, const GROUP: usize>(
     s: S,
     grid: Grid,
     params: &Params,
-    values: &[f32],
-    weights: &[f32],
-    codes: &mut [u8],
+    block: &mut Block<'_>,
     lanes: &mut [S::F; BLOCK],
 ) -> usize {
-    let (values, _) = values.as_chunks::<GROUP>();
-    let (weights, _) = weights.as_chunks::<GROUP>();
-    let (codes, _) = codes.as_chunks_mut::<GROUP>();
+    let (values, _) = block.values.as_chunks::<GROUP>();
+    let (weights, _) = block.weights.as_chunks::<GROUP>();
+    let (codes, _) = block.out.codes.as_chunks_mut::<GROUP>();
     for (i, (((values, weights), codes), lanes)) in values.iter().zip(weights).zip(codes).zip(lanes).enumerate() {
         *lanes = encode::<S, WEIGHTED>(s, grid, params.of_group(i), values, weights, codes);
     }

@@ -8,7 +8,7 @@
 
 use crate::grid::{Grid, RowCodes, RowErrors};
 use crate::lanes::{Chunks, Lanes, MAGIC, chunks};
-use crate::rtn::{BLOCK, encode, encode_block, min_max, round_scales};
+use crate::rtn::{BLOCK, Block, encode, encode_block, min_max, round_scales};
 
 /// Trials a group when nothing else is asked for.
 pub const DEFAULT_CANDIDATES: usize = 20;
@@ -238,20 +238,21 @@ fn search_row<S: Lanes, const WEIGHTED: bool>(
     out: &mut RowCodes<'_>,
 ) -> RowErrors {
     let mut errors = RowErrors::default();
-    let width = group * BLOCK;
-    let blocks = row.chunks(width).zip(weights.chunks(width)).zip(out.codes.chunks_mut(width));
-    let params = out.scales.chunks_mut(BLOCK).zip(out.zeros.chunks_mut(BLOCK));
-    for (((values, weights), codes), (scales, zeros)) in blocks.zip(params) {
-        let rtn = min_max(s, grid, group, values);
-        let errors_rtn = encode_block::<S, WEIGHTED>(s, grid, group, &rtn, values, weights, codes);
+    let RowCodes { codes, scales, zeros } = out;
+    let mut rest = Block { values: row, weights, out: RowCodes { codes, scales, zeros } };
+    while !rest.values.is_empty() {
+        let mut block = Block::split_off(group, &mut rest);
+        let rtn = min_max(s, grid, group, block.values);
+        let errors_rtn = encode_block::<S, WEIGHTED>(s, grid, group, &rtn, &mut block);
         let mut kept = rtn;
-        for (i, (values, weights)) in values.chunks(group).zip(weights.chunks(group)).enumerate() {
+        for (i, (values, weights)) in block.values.chunks(group).zip(block.weights.chunks(group)).enumerate() {
             let start = (rtn.scales[i], rtn.zeros[i], rtn.origins[i]);
             let best = search_group::<S, WEIGHTED>(s, &Group { grid, values, weights }, start, n_candidates);
             (kept.scales[i], kept.inverses[i], kept.zeros[i]) = (best.scale, 1.0 / best.scale, best.zero);
         }
-        let mut errors_kept = encode_block::<S, WEIGHTED>(s, grid, group, &kept, values, weights, codes);
-        let groups = values.chunks(group).zip(weights.chunks(group)).zip(codes.chunks_mut(group));
+        let mut errors_kept = encode_block::<S, WEIGHTED>(s, grid, group, &kept, &mut block);
+        let Block { values, weights, out } = block;
+        let groups = values.chunks(group).zip(weights.chunks(group)).zip(out.codes.chunks_mut(group));
         for (i, ((values, weights), codes)) in groups.enumerate() {
             // Trials are ranked by a sum that rounds differently from the error that counts: that one decides here.
             let better = errors_kept[i] < errors_rtn[i];
@@ -262,7 +263,7 @@ fn search_row<S: Lanes, const WEIGHTED: bool>(
             errors.squared += f64::from(errors_kept[i]);
             errors.squared_rtn += f64::from(errors_rtn[i]);
         }
-        kept.write(s, scales, zeros);
+        kept.write(s, out.scales, out.zeros);
     }
     errors
 }
