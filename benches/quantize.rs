@@ -207,9 +207,8 @@ impl Variant {
                 black_box(values);
             }
             Op::Rtn => {
-                self.kernels.bf16_to_f32(bf16, values);
                 let mut out = RowCodes { codes, scales, zeros };
-                black_box(self.kernels.rtn(grid, GROUP, values, None, &mut out));
+                black_box(self.kernels.rtn_bf16(grid, GROUP, bf16, None, values, &mut out));
                 self.kernels.pack(BITS, codes, packed);
             }
             Op::Search => {

@@ -9,6 +9,7 @@
 //! The scale is rounded to its stored format first, then held between the format's floor and its largest value. A group
 //! of zeros gets scale 1 and every code at its zero.
 
+use crate::convert::bf16_to_f32;
 use crate::grid::{Grid, RowCodes, RowErrors, ScaleFormat};
 use crate::lanes::{LANES, Lanes, MAGIC, chunks};
 use crate::reduce::{extent_lanes, weighted_square};
@@ -83,6 +84,47 @@ impl<'a> Block<'a> {
         *row = Block { values: values.1, weights: weights.1, out };
         let out = RowCodes { codes: codes.0, scales: scales.0, zeros: zeros.0 };
         Block { values: values.0, weights: weights.0, out }
+    }
+}
+
+/// A row in bf16 that is widened piece by piece while other work goes on. Reading and computing then overlap; a row
+/// widened at one go waits for memory first and leaves it idle after.
+pub(crate) struct Ahead<'a> {
+    bytes: &'a [u8],
+    values: &'a mut [f32],
+    n_done: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// Nothing to widen.
+    #[inline(always)]
+    pub(crate) fn nothing() -> Self {
+        Ahead { bytes: &[], values: &mut [], n_done: 0 }
+    }
+
+    /// Takes the next `n` values, or what is left.
+    #[inline(always)]
+    fn split_off(&mut self, n: usize) -> Self {
+        let n = n.min(self.values.len());
+        let (bytes, values) = (self.bytes.split_at(2 * n), std::mem::take(&mut self.values).split_at_mut(n));
+        (self.bytes, self.values) = (bytes.1, values.1);
+        Ahead { bytes: bytes.0, values: values.0, n_done: 0 }
+    }
+
+    /// Widens the next `N` values, if there are as many.
+    #[inline(always)]
+    fn step<S: Lanes, const N: usize>(&mut self, s: S) {
+        if let Some(values) = self.values[self.n_done..].first_chunk_mut::<N>() {
+            bf16_to_f32(s, &self.bytes[2 * self.n_done..][..2 * N], values);
+            self.n_done += N;
+        }
+    }
+
+    /// Widens what is left and gives all of it.
+    #[inline(always)]
+    fn finish<S: Lanes>(self, s: S) -> &'a [f32] {
+        bf16_to_f32(s, &self.bytes[2 * self.n_done..], &mut self.values[self.n_done..]);
+        self.values
     }
 }
 
@@ -265,7 +307,7 @@ fn rtn_row<S: Lanes, const WEIGHTED: bool>(
     while !rest.values.is_empty() {
         let mut block = Block::split_off(group, &mut rest);
         let params = min_max(s, grid, group, block.values);
-        let errors = encode_block::<S, WEIGHTED>(s, grid, group, &params, &mut block);
+        let errors = encode_block::<S, WEIGHTED>(s, grid, group, &params, &mut block, &mut Ahead::nothing());
         params.write(s, block.out.scales, block.out.zeros);
         for error in &errors[..block.out.scales.len()] {
             squared += f64::from(*error);
@@ -274,7 +316,55 @@ fn rtn_row<S: Lanes, const WEIGHTED: bool>(
     RowErrors { squared, squared_rtn: squared }
 }
 
-/// Codes up to sixteen groups and gives their squared errors.
+#[inline(always)]
+pub(crate) fn rtn_bf16<S: Lanes>(
+    s: S,
+    grid: Grid,
+    group: usize,
+    bytes: &[u8],
+    weights: Option<&[f32]>,
+    values: &mut [f32],
+    out: &mut RowCodes<'_>,
+) -> RowErrors {
+    match weights {
+        Some(weights) => rtn_bf16_row::<S, true>(s, grid, group, bytes, weights, values, out),
+        None => rtn_bf16_row::<S, false>(s, grid, group, bytes, &[], values, out),
+    }
+}
+
+/// As `rtn_row`, but each block is widened while the block before it is coded.
+#[inline(always)]
+fn rtn_bf16_row<S: Lanes, const WEIGHTED: bool>(
+    s: S,
+    grid: Grid,
+    group: usize,
+    bytes: &[u8],
+    weights: &[f32],
+    values: &mut [f32],
+    out: &mut RowCodes<'_>,
+) -> RowErrors {
+    let mut squared = 0.0;
+    let RowCodes { codes, scales, zeros } = out;
+    let mut rest = Block { values: &[], weights, out: RowCodes { codes, scales, zeros } };
+    let mut ahead = Ahead { bytes, values, n_done: 0 };
+    let mut current = ahead.split_off(group * BLOCK).finish(s);
+    while !current.is_empty() {
+        rest.values = current;
+        rest.weights = if WEIGHTED { rest.weights } else { current };
+        let mut block = Block::split_off(group, &mut rest);
+        let params = min_max(s, grid, group, block.values);
+        let mut next = ahead.split_off(group * BLOCK);
+        let errors = encode_block::<S, WEIGHTED>(s, grid, group, &params, &mut block, &mut next);
+        params.write(s, block.out.scales, block.out.zeros);
+        for error in &errors[..block.out.scales.len()] {
+            squared += f64::from(*error);
+        }
+        current = next.finish(s);
+    }
+    RowErrors { squared, squared_rtn: squared }
+}
+
+/// Codes up to sixteen groups and gives their squared errors, widening what is ahead meanwhile.
 #[inline(always)]
 pub(crate) fn encode_block<S: Lanes, const WEIGHTED: bool>(
     s: S,
@@ -282,12 +372,13 @@ pub(crate) fn encode_block<S: Lanes, const WEIGHTED: bool>(
     group: usize,
     params: &Params,
     block: &mut Block<'_>,
+    ahead: &mut Ahead<'_>,
 ) -> [f32; BLOCK] {
     let mut lanes = [s.splat(0.0); BLOCK];
     let mut done = match group {
-        32 => encode_groups::<S, WEIGHTED, 32>(s, grid, params, block, &mut lanes),
-        64 => encode_groups::<S, WEIGHTED, 64>(s, grid, params, block, &mut lanes),
-        128 => encode_groups::<S, WEIGHTED, 128>(s, grid, params, block, &mut lanes),
+        32 => encode_groups::<S, WEIGHTED, 32>(s, grid, params, block, ahead, &mut lanes),
+        64 => encode_groups::<S, WEIGHTED, 64>(s, grid, params, block, ahead, &mut lanes),
+        128 => encode_groups::<S, WEIGHTED, 128>(s, grid, params, block, ahead, &mut lanes),
         _ => 0,
     };
     let mut at = done * group;
@@ -311,6 +402,7 @@ fn encode_groups<S: Lanes, const WEIGHTED: bool, const GROUP: usize>(
     grid: Grid,
     params: &Params,
     block: &mut Block<'_>,
+    ahead: &mut Ahead<'_>,
     lanes: &mut [S::F; BLOCK],
 ) -> usize {
     let (values, _) = block.values.as_chunks::<GROUP>();
@@ -318,6 +410,7 @@ fn encode_groups<S: Lanes, const WEIGHTED: bool, const GROUP: usize>(
     let (codes, _) = block.out.codes.as_chunks_mut::<GROUP>();
     for (i, (((values, weights), codes), lanes)) in values.iter().zip(weights).zip(codes).zip(lanes).enumerate() {
         *lanes = encode::<S, WEIGHTED>(s, grid, params.of_group(i), values, weights, codes);
+        ahead.step::<S, GROUP>(s);
     }
     values.len()
 }

@@ -17,6 +17,9 @@ pub(crate) static SCALAR: Kernels = Kernels {
     extent: |values| reduce::extent(Scalar, values),
     squared_error: |group, a, b, weights| reduce::squared_error(Scalar, group, a, b, weights),
     rtn: |grid, group, row, weights, out| rtn::rtn(Scalar, grid, group, row, weights, out),
+    rtn_bf16: |grid, group, bytes, weights, values, out| {
+        rtn::rtn_bf16(Scalar, grid, group, bytes, weights, values, out)
+    },
     search: |grid, group, row, weights, n, out| search::search(Scalar, grid, group, row, weights, n, out),
     pack: |bits, codes, out| pack::pack(Scalar, bits, codes, out),
     unpack: |bits, packed, codes| pack::unpack(Scalar, bits, packed, codes),

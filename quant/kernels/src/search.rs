@@ -8,7 +8,7 @@
 
 use crate::grid::{Grid, RowCodes, RowErrors};
 use crate::lanes::{Chunks, Lanes, MAGIC, chunks};
-use crate::rtn::{BLOCK, Block, encode, encode_block, min_max, round_scales};
+use crate::rtn::{Ahead, BLOCK, Block, encode, encode_block, min_max, round_scales};
 
 /// Trials a group when nothing else is asked for.
 pub const DEFAULT_CANDIDATES: usize = 20;
@@ -143,7 +143,7 @@ struct Span {
 ///
 /// Mean excess over an exhaustive search of 600 scales with every useful zero (Gaussian, Laplace and transformer
 /// weights, weighted, asymmetric; groups of 32 / 64 / 128), in percent: 2 bits 0.02, 3 bits 0.1, 4 bits 0.2, 5 bits
-/// 0.5 / 0.5 / 0.3, 8 bits 7 / 3 / 2. Stopping at the min/max range costs 1.5 more at 4 bits in groups of 32.
+/// 0.5 / 0.5 / 0.3, 8 bits 7 / 3 / 2. Stopping at the min/max range costs 1 more at 4 bits in groups of 32.
 const SPANS: [Span; 7] = [
     Span { least: 0.4, most: 1.05, spread: 0.08 },
     Span { least: 0.6, most: 1.1, spread: 0.08 },
@@ -243,14 +243,14 @@ fn search_row<S: Lanes, const WEIGHTED: bool>(
     while !rest.values.is_empty() {
         let mut block = Block::split_off(group, &mut rest);
         let rtn = min_max(s, grid, group, block.values);
-        let errors_rtn = encode_block::<S, WEIGHTED>(s, grid, group, &rtn, &mut block);
+        let errors_rtn = encode_block::<S, WEIGHTED>(s, grid, group, &rtn, &mut block, &mut Ahead::nothing());
         let mut kept = rtn;
         for (i, (values, weights)) in block.values.chunks(group).zip(block.weights.chunks(group)).enumerate() {
             let start = (rtn.scales[i], rtn.zeros[i], rtn.origins[i]);
             let best = search_group::<S, WEIGHTED>(s, &Group { grid, values, weights }, start, n_candidates);
             (kept.scales[i], kept.inverses[i], kept.zeros[i]) = (best.scale, 1.0 / best.scale, best.zero);
         }
-        let mut errors_kept = encode_block::<S, WEIGHTED>(s, grid, group, &kept, &mut block);
+        let mut errors_kept = encode_block::<S, WEIGHTED>(s, grid, group, &kept, &mut block, &mut Ahead::nothing());
         let Block { values, weights, out } = block;
         let groups = values.chunks(group).zip(weights.chunks(group)).zip(out.codes.chunks_mut(group));
         for (i, ((values, weights), codes)) in groups.enumerate() {

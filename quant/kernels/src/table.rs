@@ -17,6 +17,7 @@ type Widen = fn(&[u8], &mut [f32]);
 type Narrow = fn(&[f32], &mut [u8]);
 type SquaredError = fn(usize, &[f32], &[f32], Option<&[f32]>) -> f64;
 type Rtn = fn(Grid, usize, &[f32], Option<&[f32]>, &mut RowCodes<'_>) -> RowErrors;
+type RtnBf16 = fn(Grid, usize, &[u8], Option<&[f32]>, &mut [f32], &mut RowCodes<'_>) -> RowErrors;
 type Dequantize = fn(usize, &[u8], &[f32], &[u8], &mut [f32]);
 type Search = fn(Grid, usize, &[f32], Option<&[f32]>, usize, &mut RowCodes<'_>) -> RowErrors;
 
@@ -34,6 +35,7 @@ pub struct Kernels {
     pub(crate) extent: fn(&[f32]) -> Option<Extent>,
     pub(crate) squared_error: SquaredError,
     pub(crate) rtn: Rtn,
+    pub(crate) rtn_bf16: RtnBf16,
     pub(crate) search: Search,
     pub(crate) pack: fn(u8, &[u8], &mut [u8]),
     pub(crate) unpack: fn(u8, &[u8], &mut [u8]),
@@ -202,6 +204,28 @@ impl Kernels {
         (self.rtn)(grid, group.min(row.len().max(1)), row, weights, out)
     }
 
+    /// [`Kernels::bf16_to_f32`] and [`Kernels::rtn`] in one: `bytes` is the row as a file holds it, and `values` is left
+    /// holding it in f32. Values must turn out finite.
+    ///
+    /// Later groups are read while earlier ones are coded, so that waiting for memory and computing overlap. Several
+    /// whole rows may go in one call where groups do not straddle them; a megabyte of `values` is not too much.
+    ///
+    /// # Panics
+    /// As these two.
+    pub fn rtn_bf16(
+        &self,
+        grid: Grid,
+        group: usize,
+        bytes: &[u8],
+        weights: Option<&[f32]>,
+        values: &mut [f32],
+        out: &mut RowCodes<'_>,
+    ) -> RowErrors {
+        assert_eq!(bytes.len(), 2 * values.len(), "two bytes a value");
+        check_row(group, values, weights, out);
+        (self.rtn_bf16)(grid, group.min(values.len().max(1)), bytes, weights, values, out)
+    }
+
     /// Quantizes a row with the scale and zero of each group that make its squared error small, weighted when weights
     /// are given (finite and not negative), within a budget of `n_candidates` trial grids a group.
     ///
@@ -304,6 +328,11 @@ macro_rules! simd_table {
                 rtn::rtn,
                 |grid: crate::Grid, group: usize, row: &[f32], weights: Option<&[f32]>, out: &mut crate::RowCodes<'_>|
                     -> crate::RowErrors
+            ),
+            rtn_bf16: entry!(
+                rtn::rtn_bf16,
+                |grid: crate::Grid, group: usize, bytes: &[u8], weights: Option<&[f32]>, values: &mut [f32],
+                    out: &mut crate::RowCodes<'_>| -> crate::RowErrors
             ),
             search: entry!(
                 search::search,

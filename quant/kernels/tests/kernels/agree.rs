@@ -134,6 +134,35 @@ fn packing_agrees() {
     }
 }
 
+/// From bf16 in one call or in two.
+fn compare_bf16(kernels: &Kernels, grid: Grid, group: usize, row: &[f32], weights: Option<&[f32]>) {
+    let n = row.len();
+    let case = format!("{}, {n} in groups of {group}, {grid:?}, {}", kernels.name, weights.is_some());
+    let (mut bytes, mut values, mut values_fused) = (vec![0; 2 * n], vec![0.0; n], vec![0.0; n]);
+    scalar().f32_to_bf16(row, &mut bytes);
+    scalar().bf16_to_f32(&bytes, &mut values);
+    let (mut expected, mut got) = (Quantized::new(n, group), Quantized::new(n, group));
+    let errors = scalar().rtn(grid, group, &values, weights, &mut expected.as_row());
+    let errors_fused = kernels.rtn_bf16(grid, group, &bytes, weights, &mut values_fused, &mut got.as_row());
+    assert_eq!((expected, bits(&values)), (got, bits(&values_fused)), "{case}");
+    assert_eq!(errors.squared.to_bits(), errors_fused.squared.to_bits(), "{case}");
+    assert_eq!(errors.squared_rtn.to_bits(), errors_fused.squared_rtn.to_bits(), "{case}");
+}
+
+#[test]
+fn quantizing_bf16_in_one_call_is_two_calls() {
+    let mut random = Random::new(26);
+    for kernels in supported() {
+        for (n, group) in [(0, 1), (1, 1), (40, 16), (576, 32), (4096, 128), (2100, 64), (600, 600), (5000, 128)] {
+            let (row, weights) = (random.normals(n, 0.02), random.weights(n));
+            for grid in grids() {
+                compare_bf16(kernels, grid, group, &row, None);
+                compare_bf16(kernels, grid, group, &row, Some(&weights));
+            }
+        }
+    }
+}
+
 /// Quantizes with both tables and compares all they give; then reads the result back with both.
 fn compare(kernels: &Kernels, grid: Grid, group: usize, row: &[f32], weights: Option<&[f32]>, shape: &str) {
     let n = row.len();
