@@ -8,6 +8,7 @@
 //! - [`generate`]: completion scripts and manual pages.
 //! - [`hostile`]: files that no honest program writes.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
+//! - [`readme`]: examples of the README on the bundled model.
 //! - [`resume`]: the same bytes however a run goes, and what stands in the way of a target.
 //!
 //! A snapshot that should change is written again by `REWEIGHT_UPDATE_SNAPSHOTS=1 cargo test --test cli`; the difference
@@ -21,6 +22,7 @@ mod help;
 mod hostile;
 mod json;
 mod quantize;
+mod readme;
 #[cfg(target_os = "linux")]
 mod resume;
 #[cfg(target_os = "linux")]
