@@ -18,6 +18,9 @@ use crate::tensor::Dtype;
 /// Elements of a block of rows: large enough that threads rarely meet, small enough to stay in a core's cache.
 const BLOCK_ELEMENTS: usize = 1 << 16;
 
+/// Elements read at a time where rows are compared.
+const STEP_ELEMENTS: usize = 1 << 12;
+
 /// Codes, scales and zeros of one tensor, in the container's byte layout. Reused from tensor to tensor.
 #[derive(Debug, Default)]
 pub struct Encoded {
@@ -234,15 +237,21 @@ pub fn cast_rows(kernels: &Kernels, weight: &Weight, rows: Range<usize>, dtype: 
 pub fn squared_error(kernels: &Kernels, source: &Weight, stored: &Weight, scheme: Scheme) -> f64 {
     let columns = source.columns();
     let group = scheme.group_len(columns);
+    // Rows read at a time: few enough for the first cache, enough that a call is not felt.
+    let step = (STEP_ELEMENTS / columns.max(1)).max(1);
     let sums: Vec<f64> = blocks(source.rows(), columns)
         .map_init(
-            || (vec![0.0; columns], vec![0.0; columns]),
+            || (vec![0.0; step * columns], vec![0.0; step * columns]),
             |(a, b), rows| {
                 let mut sum = 0.0;
-                for row in rows {
-                    stored.read_rows(kernels, row..row + 1, a);
-                    source.read_rows(kernels, row..row + 1, b);
-                    sum += kernels.squared_error(group, a, b, None);
+                for start in rows.clone().step_by(step) {
+                    let rows = start..(start + step).min(rows.end);
+                    let (a, b) = (&mut a[..rows.len() * columns], &mut b[..rows.len() * columns]);
+                    stored.read_rows(kernels, rows.clone(), a);
+                    source.read_rows(kernels, rows, b);
+                    for (a, b) in a.chunks_exact(columns).zip(b.chunks_exact(columns)) {
+                        sum += kernels.squared_error(group, a, b, None);
+                    }
                 }
                 sum
             },

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use crate::encode::squared_error;
 use crate::error::{Error, RunError};
 use crate::plan::{Action, Plan};
 use crate::store::folder::Folder;
 use crate::store::model::SINGLE_NAME;
 use crate::store::{Model, Storage, Weight};
-use crate::stream::{Control, Record, Target, check_stop};
+use crate::stream::{Control, Record, Target};
 
 /// Opens the finished files as any reader would and compares them with the records.
 ///
@@ -34,10 +36,9 @@ pub(super) fn check(
         let (expected, found) = (model.weights().len().to_string(), written.weights().len().to_string());
         return Err(mismatch("", "number of tensors", expected, found));
     }
-    for (((source, stored), tensor), record) in
-        model.weights().iter().zip(written.weights()).zip(&plan.tensors).zip(records)
-    {
-        check_stop(control)?;
+    let check_one = |index: usize| {
+        let (source, stored, record) = (&model.weights()[index], &written.weights()[index], &records[index]);
+        control.check_stop()?;
         if stored.name != source.name {
             return Err(mismatch(&source.name, "name", source.name.clone(), stored.name.clone()));
         }
@@ -45,7 +46,7 @@ pub(super) fn check(
         if digests != record.outputs {
             return Err(mismatch(&source.name, "digest", record.outputs.join(" "), digests.join(" ")));
         }
-        if let Action::Quantize { scheme, .. } = tensor.action {
+        if let Action::Quantize { scheme, .. } = plan.tensors[index].action {
             let found = squared_error(control.kernels, source, stored, scheme);
             if found.to_bits() != record.squared.to_bits() {
                 return Err(mismatch(&source.name, "squared error", record.squared.to_string(), found.to_string()));
@@ -54,8 +55,9 @@ pub(super) fn check(
         }
         stored.release_rows(0..stored.rows());
         (control.progress)(&source.name, source.stored_bytes() as u64);
-    }
-    Ok(())
+        Ok(())
+    };
+    (0..records.len()).into_par_iter().try_for_each(check_one)
 }
 
 /// BLAKE3 of each tensor that a weight is stored as.

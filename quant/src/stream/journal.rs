@@ -80,7 +80,9 @@ impl Journal {
         }
         let mut file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(FileError::io(&path, "open"))?;
-        file.set_len(whole.len() as u64).map_err(FileError::io(&path, "cut"))?;
+        if file.metadata().map_err(FileError::io(&path, "open"))?.len() != whole.len() as u64 {
+            file.set_len(whole.len() as u64).map_err(FileError::io(&path, "cut"))?;
+        }
         if whole.is_empty() {
             append(&mut file, &Head { fingerprint: fingerprint.to_owned() }).map_err(FileError::io(&path, "write"))?;
         }

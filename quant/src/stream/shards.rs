@@ -12,6 +12,9 @@ use crate::plan::Plan;
 use crate::store::model::{INDEX_NAME, SINGLE_NAME};
 use crate::store::safetensors::{Layout, NewTensor, layout};
 
+/// Bytes handed to the system at a time.
+const WRITE_BYTES: usize = 1 << 20;
+
 /// Every shard of a plan.
 #[derive(Debug)]
 pub(super) struct Shards {
@@ -72,7 +75,12 @@ impl Shards {
     ) -> Result<(), FileError> {
         let shard = &self.files[plan.tensors[tensor].shard];
         let place = self.places[tensor][output].start + offset;
-        write_all_at(&shard.file, bytes, place as u64).map_err(FileError::io(&shard.path, "write"))
+        // The system locks a file while it is written; short writes let other threads in between.
+        for (piece, bytes) in bytes.chunks(WRITE_BYTES).enumerate() {
+            let place = (place + piece * WRITE_BYTES) as u64;
+            write_all_at(&shard.file, bytes, place).map_err(FileError::io(&shard.path, "write"))?;
+        }
+        Ok(())
     }
 
     /// BLAKE3 of each output of a tensor as it is in the file.
@@ -100,7 +108,11 @@ fn open_shard(path: &Path, layout: &Layout) -> io::Result<File> {
         && read_at(&file, &mut header).is_ok()
         && header == layout.header;
     if !same {
-        file.set_len(0)?;
+        // Only a file that holds something is cut: ext4 takes a cut to nothing as a sign that the file is rewritten in
+        // place, and starts writing it to the disk when it is closed.
+        if file.metadata()?.len() > 0 {
+            file.set_len(0)?;
+        }
         file.set_len(layout.file_bytes as u64)?;
         write_all_at(&file, &layout.header, 0)?;
     }

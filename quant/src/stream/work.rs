@@ -1,0 +1,254 @@
+//! Every tensor of a plan from source to shard, on all threads, in bounded memory.
+//!
+//! Small tensors go through whole, each on one thread, side by side: starting and joining threads within one would cost
+//! more than the work. Large ones go one after the other, their rows on all threads, while a writer hashes and writes the one
+//! before; at most two are in memory. What is copied goes from the mapping to the file in pieces. The bytes are the
+//! same either way, because blocks of rows depend on the tensor alone.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::Control;
+use super::journal::{Journal, Record};
+use super::shards::Shards;
+use crate::encode::{Encoded, Recipe, TensorError, cast_rows, encode};
+use crate::error::{Error, RunError};
+use crate::memory::{self, PIECE_BYTES, TENSORS_IN_FLIGHT};
+use crate::plan::{Action, Plan};
+use crate::store::{Model, Storage, Weight};
+use crate::tensor::Dtype;
+
+/// A run on its way.
+pub(super) struct Work<'a> {
+    model: &'a Model,
+    plan: &'a Plan,
+    shards: &'a Shards,
+    control: &'a Control<'a>,
+    journal: Mutex<Journal>,
+    /// Set where one thread has failed, so that the others stop.
+    failed: AtomicBool,
+    peak_anonymous_bytes: AtomicUsize,
+}
+
+/// A large tensor on its way to the writer.
+enum Job {
+    Encoded { index: usize, encoded: Encoded, error: TensorError, source: blake3::Hash },
+    Unquantized { index: usize },
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        model: &'a Model,
+        plan: &'a Plan,
+        shards: &'a Shards,
+        journal: Journal,
+        control: &'a Control<'a>,
+    ) -> Self {
+        let (failed, peak_anonymous_bytes) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { model, plan, shards, control, journal: Mutex::new(journal), failed, peak_anonymous_bytes }
+    }
+
+    /// The journal, and the most anonymous memory seen, in bytes.
+    pub(super) fn into_journal(self) -> (Journal, usize) {
+        let journal = self.journal.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (journal, self.peak_anonymous_bytes.into_inner())
+    }
+
+    /// Makes every tensor that is not finished; returns all records in the order of the plan.
+    pub(super) fn run(&self, finished: HashMap<String, Record>) -> Result<Vec<Record>, Error> {
+        let mut records = finished;
+        let (mut small, mut large) = (Vec::new(), Vec::new());
+        for (index, (weight, tensor)) in self.model.weights().iter().zip(&self.plan.tensors).enumerate() {
+            if records.contains_key(&tensor.name) {
+                (self.control.progress)(&tensor.name, weight.stored_bytes() as u64);
+            } else if memory::is_small(weight, tensor) {
+                small.push(index);
+            } else {
+                large.push(index);
+            }
+        }
+        let (small, large) = std::thread::scope(|scope| {
+            let large = scope.spawn(|| self.run_large(&large));
+            let small = self.noting_failure(|| self.run_small(&small));
+            (small, large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        // Where one side failed, the other was stopped; the failure is what to tell.
+        let (small, large) = match (small, large) {
+            (Ok(small), Ok(large)) => (small, large),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error),
+            (Err(small), Err(large)) => return Err(if small.is_interrupted() { large } else { small }),
+        };
+        records.extend(small.into_iter().chain(large).map(|record| (record.name.clone(), record)));
+        self.note_memory();
+        Ok(self.plan.tensors.iter().filter_map(|tensor| records.remove(&tensor.name)).collect())
+    }
+
+    fn run_small(&self, indices: &[usize]) -> Result<Vec<Record>, Error> {
+        let whole = |encoded: &mut Encoded, &index: &usize| {
+            self.check_stop()?;
+            let record = if let Some((error, source)) = self.encode(index, encoded)? {
+                self.write_encoded(index, encoded, error, source)?
+            } else {
+                self.write_unquantized(index)?
+            };
+            self.finish(index, record)
+        };
+        indices.par_iter().map_init(Encoded::default, whole).collect()
+    }
+
+    fn run_large(&self, indices: &[usize]) -> Result<Vec<Record>, Error> {
+        let (jobs, queue) = sync_channel::<Job>(0);
+        let (give_back, buffers) = sync_channel::<Encoded>(TENSORS_IN_FLIGHT);
+        for _ in 0..TENSORS_IN_FLIGHT {
+            give_back.send(Encoded::default()).expect("the channel has room for every buffer");
+        }
+        std::thread::scope(|scope| {
+            // The writer owns its ends of the channels: when it stops early, this side sees them closed and stops too.
+            let writer = scope.spawn(move || self.noting_failure(|| self.write_jobs(&queue, &give_back)));
+            let produced = self.noting_failure(|| self.produce(indices, &jobs, &buffers));
+            drop(jobs);
+            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // The writer's error is the cause where both ended early.
+            written.and_then(|records| produced.map(|()| records))
+        })
+    }
+
+    /// Quantizes tensor after tensor. Returns early without an error where the writer has gone: it has the error.
+    fn produce(&self, indices: &[usize], jobs: &SyncSender<Job>, buffers: &Receiver<Encoded>) -> Result<(), Error> {
+        for &index in indices {
+            self.check_stop()?;
+            let job = if matches!(self.plan.tensors[index].action, Action::Quantize { .. }) {
+                let Ok(mut encoded) = buffers.recv() else { return Ok(()) };
+                let Some((error, source)) = self.encode(index, &mut encoded)? else { continue };
+                self.note_memory();
+                Job::Encoded { index, encoded, error, source }
+            } else {
+                Job::Unquantized { index }
+            };
+            if jobs.send(job).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn write_jobs(&self, queue: &Receiver<Job>, give_back: &SyncSender<Encoded>) -> Result<Vec<Record>, Error> {
+        let mut records = Vec::new();
+        while let Ok(job) = queue.recv() {
+            let (index, record) = match job {
+                Job::Encoded { index, encoded, error, source } => {
+                    let record = self.write_encoded(index, &encoded, error, source)?;
+                    // The producer may have stopped already; then nobody needs the buffer.
+                    drop(give_back.send(encoded));
+                    (index, record)
+                }
+                Job::Unquantized { index } => (index, self.write_unquantized(index)?),
+            };
+            records.push(self.finish(index, record)?);
+        }
+        Ok(records)
+    }
+
+    /// Quantizes a tensor, if that is its plan, and digests its source.
+    fn encode(&self, index: usize, encoded: &mut Encoded) -> Result<Option<(TensorError, blake3::Hash)>, RunError> {
+        let Action::Quantize { scheme, scale_dtype } = self.plan.tensors[index].action else { return Ok(None) };
+        let weight = &self.model.weights()[index];
+        let recipe = Recipe { scheme, scale_dtype, method: self.plan.method };
+        let error = encode(self.control.kernels, weight, &recipe, encoded)?;
+        let source = weight.digest();
+        weight.release_rows(0..weight.rows());
+        Ok(Some((error, source)))
+    }
+
+    fn write_encoded(
+        &self,
+        index: usize,
+        encoded: &Encoded,
+        error: TensorError,
+        source: blake3::Hash,
+    ) -> Result<Record, Error> {
+        let mut outputs = Vec::with_capacity(4);
+        for (output, part) in encoded.parts().enumerate() {
+            self.shards.write(self.plan, index, output, 0, part)?;
+            outputs.push(blake3::hash(part).to_string());
+        }
+        Ok(Record::of(&self.plan.tensors[index].name, source, outputs, error))
+    }
+
+    /// Copies or casts a tensor in pieces, hashing them on the way.
+    fn write_unquantized(&self, index: usize) -> Result<Record, Error> {
+        let weight = &self.model.weights()[index];
+        let mut hasher = blake3::Hasher::new();
+        let raw = match &weight.storage {
+            Storage::Plain(plain) => plain.data(),
+            Storage::Ggml(blocks) => blocks.data(),
+            Storage::Packed(_) => &[],
+        };
+        let source = if let Action::Cast(dtype) = self.plan.tensors[index].action {
+            let mut offset = 0;
+            let mut bytes = Vec::new();
+            for rows in pieces(weight, dtype) {
+                self.check_stop()?;
+                cast_rows(self.control.kernels, weight, rows, dtype, &mut bytes);
+                hasher.update(&bytes);
+                self.shards.write(self.plan, index, 0, offset, &bytes)?;
+                offset += bytes.len();
+            }
+            weight.digest()
+        } else {
+            for (piece, bytes) in raw.chunks(PIECE_BYTES).enumerate() {
+                self.check_stop()?;
+                hasher.update(bytes);
+                self.shards.write(self.plan, index, 0, piece * PIECE_BYTES, bytes)?;
+            }
+            hasher.finalize()
+        };
+        weight.release_rows(0..weight.rows());
+        Ok(Record::of(&weight.name, source, vec![hasher.finalize().to_string()], TensorError::default()))
+    }
+
+    /// Enters a finished tensor in the journal.
+    fn finish(&self, index: usize, record: Record) -> Result<Record, Error> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).add(&record)?;
+        (self.control.progress)(&record.name, self.model.weights()[index].stored_bytes() as u64);
+        Ok(record)
+    }
+
+    fn noting_failure<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let result = work();
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn check_stop(&self) -> Result<(), RunError> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(RunError::Interrupted { partial: PathBuf::default() });
+        }
+        self.control.check_stop()
+    }
+
+    fn note_memory(&self) {
+        self.peak_anonymous_bytes.fetch_max(memory::anonymous_bytes(), Ordering::Relaxed);
+    }
+}
+
+/// Runs of rows whose cast takes about a piece.
+fn pieces(weight: &Weight, dtype: Dtype) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let rows = weight.rows();
+    let step = (PIECE_BYTES / (weight.columns() * dtype.bytes()).max(1)).max(1);
+    (0..rows.div_ceil(step)).map(move |index| index * step..((index + 1) * step).min(rows))
+}
+
+impl Record {
+    fn of(name: &str, source: blake3::Hash, outputs: Vec<String>, error: TensorError) -> Self {
+        let TensorError { squared, squared_rtn } = error;
+        Self { name: name.to_owned(), source: source.to_string(), outputs, squared, squared_rtn }
+    }
+}
