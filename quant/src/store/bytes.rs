@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
@@ -22,9 +22,18 @@ pub struct Bytes {
 
 #[derive(Clone)]
 enum Backing {
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Mapping>),
     Static(&'static [u8]),
     Owned(Arc<[u8]>),
+}
+
+/// What is released is handed back in runs of about this many bytes: each call interrupts every other thread, which for
+/// tensors of a megabyte took 6 % of a whole quantization.
+const RELEASE_BYTES: usize = 32 << 20;
+
+struct Mapping {
+    map: Mmap,
+    released: Mutex<Vec<Range<usize>>>,
 }
 
 impl Bytes {
@@ -44,7 +53,7 @@ impl Bytes {
         // SAFETY: the mapping is private to this value and read-only; the caller's promise that nobody truncates a
         // model file while it is open is stated above and in the README.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(Self { backing: Backing::Mapped(Arc::new(map)) })
+        Ok(Self { backing: Backing::Mapped(Arc::new(Mapping { map, released: Mutex::default() })) })
     }
 
     /// Wraps bytes that live in the program itself, such as the bundled model.
@@ -59,23 +68,57 @@ impl Bytes {
         Self { backing: Backing::Owned(bytes.into()) }
     }
 
-    /// Tells the system that a range will not be read again soon, so that its pages stop counting as resident.
+    /// Says that a range will not be read again soon, so that its pages need not stay resident.
     ///
-    /// Reading it again later is correct and costs a page fault. Does nothing for bytes that are not mapped.
+    /// Ranges are handed to the system once they are 32 MiB together. Reading them again later is correct and costs a page fault.
+    /// Does nothing for bytes that are not mapped.
     pub fn release(&self, range: Range<usize>) {
-        if let Backing::Mapped(map) = &self.backing {
-            const PAGE: usize = 4096;
-            let start = range.start.next_multiple_of(PAGE);
-            let end = range.end.min(map.len()) / PAGE * PAGE;
-            if start < end {
-                // SAFETY: `MADV_DONTNEED` on a shared read-only file mapping drops page-table entries only; the next
-                // read faults the same bytes in from the file, so no slice handed out earlier changes.
-                let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
-                // Advice that the system refuses costs memory, not correctness.
-                drop(advised);
-            }
+        if let Backing::Mapped(mapping) = &self.backing {
+            mapping.release(range);
         }
     }
+}
+
+impl Mapping {
+    fn release(&self, range: Range<usize>) {
+        let ranges = {
+            let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+            released.push(range);
+            if released.iter().map(Range::len).sum::<usize>() < RELEASE_BYTES {
+                return;
+            }
+            std::mem::take(&mut *released)
+        };
+        for Range { start, end } in joined(ranges) {
+            self.hand_back(start, end.min(self.map.len()));
+        }
+    }
+
+    /// Hands back the whole pages between two offsets.
+    fn hand_back(&self, start: usize, end: usize) {
+        const PAGE: usize = 4096;
+        let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if start < end {
+            // SAFETY: `MADV_DONTNEED` on a shared read-only file mapping drops page-table entries only; the next
+            // read faults the same bytes in from the file, so no slice handed out earlier changes.
+            let advised = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            // Advice that the system refuses costs memory, not correctness.
+            drop(advised);
+        }
+    }
+}
+
+/// Ranges in order, with those that touch or overlap made one.
+fn joined(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut joined: Vec<Range<usize>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 impl Deref for Bytes {
@@ -83,7 +126,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match &self.backing {
-            Backing::Mapped(map) => map,
+            Backing::Mapped(mapping) => &mapping.map,
             Backing::Static(bytes) => bytes,
             Backing::Owned(bytes) => bytes,
         }
@@ -93,5 +136,16 @@ impl Deref for Bytes {
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Bytes({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined;
+
+    #[test]
+    fn ranges_that_touch_or_overlap_become_one() {
+        assert_eq!(joined(vec![20..30, 0..5, 5..8, 7..7, 25..28]), [0..8, 20..30]);
+        assert!(joined(Vec::new()).is_empty());
     }
 }

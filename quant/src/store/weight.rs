@@ -162,7 +162,8 @@ impl Weight {
     pub fn release_rows(&self, rows: Range<usize>) {
         match &self.storage {
             Storage::Plain(plain) => {
-                let width = plain.dtype.bytes() * self.columns();
+                // Not by the shape: a tensor without rows may state any width.
+                let width = plain.range.len() / self.rows().max(1);
                 plain.bytes.release(plain.range.start + rows.start * width..plain.range.start + rows.end * width);
             }
             Storage::Ggml(blocks) if rows == (0..self.rows()) => blocks.release(),

@@ -3,6 +3,10 @@
 mod byte_level;
 mod sentence_piece;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json, json};
 
 use super::super::parse::quoted;
@@ -39,17 +43,57 @@ struct Special {
 }
 
 /// What a kind of vocabulary makes of it.
-struct Built {
+struct Built<'a> {
     normalizer: Json,
     pre_tokenizer: Json,
     /// Post-processing besides the template of special tokens.
     post_processor: Option<Json>,
     decoder: Json,
-    model: Json,
+    model: Bpe<'a>,
     /// Added tokens: id, text, whether special.
     added: Vec<(usize, String, bool)>,
     /// Whether a text begins with the token `bos` where the file does not say.
     add_bos: bool,
+}
+
+/// The member `model` of `tokenizer.json`. Written from where it stands: as a tree of values, vocabulary and merges take
+/// longer to build than all the rest of reading a model of a hundred million parameters.
+#[derive(Serialize)]
+struct Bpe<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    dropout: Option<f32>,
+    unk_token: Option<&'a str>,
+    continuing_subword_prefix: Option<&'a str>,
+    end_of_word_suffix: Option<&'a str>,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    vocab: Ids<'a>,
+    merges: Cow<'a, [String]>,
+}
+
+/// Texts and their ids, written as an object in this order.
+struct Ids<'a>(Vec<(Cow<'a, str>, usize)>);
+
+impl Serialize for Ids<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(text, id)| (text, id)))
+    }
+}
+
+/// `tokenizer.json`.
+#[derive(Serialize)]
+struct Tokenizer<'a> {
+    version: &'static str,
+    truncation: Option<Json>,
+    padding: Option<Json>,
+    added_tokens: Vec<Json>,
+    normalizer: Json,
+    pre_tokenizer: Json,
+    post_processor: Json,
+    decoder: Json,
+    model: Bpe<'a>,
 }
 
 /// Ids for `config.json`; `null` where the file has none, because defaults of configuration classes differ.
@@ -81,7 +125,7 @@ fn special(meta: &Meta<'_>) -> Result<Special, FileError> {
 pub(super) fn files(meta: &Meta<'_>) -> Result<Vec<(String, Vec<u8>)>, FileError> {
     let mut files = vec![file("generation_config.json", &generation_config(meta)?)];
     let kind = meta.text("tokenizer.ggml.model")?;
-    let build: fn(&Meta<'_>, &Vocabulary<'_>) -> Result<Built, FileError> = match kind {
+    let build: for<'a> fn(&Meta<'a>, &Vocabulary<'a>) -> Result<Built<'a>, FileError> = match kind {
         None | Some("none" | "no_vocab") => return Ok(files),
         Some("gpt2") => byte_level::build,
         Some("llama") => sentence_piece::build,
@@ -100,8 +144,10 @@ pub(super) fn files(meta: &Meta<'_>) -> Result<Vec<(String, Vec<u8>)>, FileError
     Ok(files)
 }
 
-fn file(name: &str, json: &Json) -> (String, Vec<u8>) {
-    (name.to_owned(), format!("{json:#}\n").into_bytes())
+fn file(name: &str, json: &impl Serialize) -> (String, Vec<u8>) {
+    let mut bytes = serde_json::to_vec_pretty(json).expect("text, numbers and lists of them always serialize");
+    bytes.push(b'\n');
+    (name.to_owned(), bytes)
 }
 
 impl<'a> Vocabulary<'a> {
@@ -139,16 +185,16 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// Token texts to ids, for those that `keep` returns a text for.
-    fn ids(&self, meta: &Meta<'_>, keep: impl Fn(usize) -> Option<String>) -> Result<Map<String, Json>, FileError> {
-        let mut ids = Map::with_capacity(self.tokens.len());
-        for id in 0..self.tokens.len() {
-            let Some(text) = keep(id) else { continue };
-            if let Some(first) = ids.get(&text) {
-                return Err(meta.malformed(format!("token {} has ids {first} and {id}", quoted(&text))));
+    fn ids(&self, meta: &Meta<'_>, keep: impl Fn(usize) -> Option<Cow<'a, str>>) -> Result<Ids<'a>, FileError> {
+        let ids: Vec<(Cow<'a, str>, usize)> =
+            (0..self.tokens.len()).filter_map(|id| keep(id).map(|text| (text, id))).collect();
+        let mut first_ids = HashMap::with_capacity(ids.len());
+        for (text, id) in &ids {
+            if let Some(first) = first_ids.insert(text.as_ref(), id) {
+                return Err(meta.malformed(format!("token {} has ids {first} and {id}", quoted(text))));
             }
-            ids.insert(text, json!(id));
         }
-        Ok(ids)
+        Ok(Ids(ids))
     }
 }
 
@@ -202,13 +248,13 @@ fn tokenizer_config(
     Ok(Json::Object(config))
 }
 
-fn tokenizer(
+fn tokenizer<'a>(
     meta: &Meta<'_>,
     vocabulary: &Vocabulary<'_>,
-    built: Built,
+    built: Built<'a>,
     add_bos: bool,
     add_eos: bool,
-) -> Result<Json, FileError> {
+) -> Result<Tokenizer<'a>, FileError> {
     let added: Vec<Json> = built
         .added
         .iter()
@@ -225,17 +271,17 @@ fn tokenizer(
         (Some(first), Some(second)) => json!({ "type": "Sequence", "processors": [first, second] }),
         (first, second) => json!(first.or(second)),
     };
-    Ok(json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": built.normalizer,
-        "pre_tokenizer": built.pre_tokenizer,
-        "post_processor": post_processor,
-        "decoder": built.decoder,
-        "model": built.model,
-    }))
+    Ok(Tokenizer {
+        version: "1.0",
+        truncation: None,
+        padding: None,
+        added_tokens: added,
+        normalizer: built.normalizer,
+        pre_tokenizer: built.pre_tokenizer,
+        post_processor,
+        decoder: built.decoder,
+        model: built.model,
+    })
 }
 
 /// Special tokens around a text or a pair of texts.

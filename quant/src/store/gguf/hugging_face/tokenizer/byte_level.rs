@@ -1,13 +1,15 @@
 //! Byte-level BPE (`tokenizer.ggml.model` is `gpt2`): vocabulary and merges stand in the file, the way text is split
 //! before merging is known by name.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
+use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::super::super::parse::quoted;
 use super::super::meta::Meta;
-use super::{Built, TokenType, Vocabulary};
+use super::{Bpe, Built, TokenType, Vocabulary};
 use crate::error::FileError;
 
 /// How text is split before merging.
@@ -76,14 +78,16 @@ const TEKKEN: &str = concat!(
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-pub(super) fn build(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>) -> Result<Built, FileError> {
+pub(super) fn build<'a>(meta: &Meta<'a>, vocabulary: &Vocabulary<'a>) -> Result<Built<'a>, FileError> {
     let pre = pre(meta)?;
     let is_padding = |id: usize| {
         // The converter fills ids without a token up to the rows of the embedding.
         vocabulary.types[id] == TokenType::Unused && vocabulary.text(id) == format!("[PAD{id}]")
     };
-    let ids = vocabulary.ids(meta, |id| (!is_padding(id)).then(|| vocabulary.text(id).to_owned()))?;
-    let merges = merges(meta, vocabulary)?;
+    let (ids, merges) = rayon::join(
+        || vocabulary.ids(meta, |id| (!is_padding(id)).then(|| Cow::Borrowed(vocabulary.text(id)))),
+        || merges(meta, vocabulary),
+    );
     let added = (0..vocabulary.tokens.len())
         .filter_map(|id| match vocabulary.types[id] {
             TokenType::Control => Some((id, vocabulary.text(id).to_owned(), true)),
@@ -96,18 +100,18 @@ pub(super) fn build(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>) -> Result<Buil
         pre_tokenizer: pre_tokenizer(&pre.split),
         post_processor: Some(byte_level(false)),
         decoder: byte_level(false),
-        model: json!({
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": pre.ignore_merges,
-            "vocab": ids,
-            "merges": merges,
-        }),
+        model: Bpe {
+            kind: "BPE",
+            dropout: None,
+            unk_token: None,
+            continuing_subword_prefix: None,
+            end_of_word_suffix: None,
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: pre.ignore_merges,
+            vocab: ids?,
+            merges: Cow::Borrowed(merges?),
+        },
         added,
         add_bos: pre.add_bos,
     })
@@ -148,7 +152,7 @@ fn merges<'a>(meta: &Meta<'a>, vocabulary: &Vocabulary<'_>) -> Result<&'a [Strin
         let Some((left, right)) = merge.split_once(' ') else { return false };
         tokens.contains(left) && tokens.contains(right) && tokens.contains(format!("{left}{right}").as_str())
     };
-    match merges.iter().position(|merge| !is_known(merge)) {
+    match merges.par_iter().position_first(|merge| !is_known(merge)) {
         None => Ok(merges),
         Some(at) => {
             let merge = quoted(&merges[at]);

@@ -3,6 +3,7 @@
 //! `SentencePiece` joins the neighbours whose joined piece has the best score. So every split of a piece into two pieces
 //! is a merge, and merges are ranked by the score of what they make. Bytes that no piece covers become byte tokens.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::super::parse::quoted;
 use super::super::meta::Meta;
-use super::{Built, TokenType, Vocabulary};
+use super::{Bpe, Built, TokenType, Vocabulary};
 use crate::error::FileError;
 
 /// Stands for a space in pieces.
@@ -19,12 +20,12 @@ const SPACE: &str = "\u{2581}";
 /// ask for `n` merges of its whole length.
 const MAX_PIECE_CHARS: usize = 128;
 
-pub(super) fn build(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>) -> Result<Built, FileError> {
+pub(super) fn build<'a>(meta: &Meta<'a>, vocabulary: &Vocabulary<'a>) -> Result<Built<'a>, FileError> {
     if meta.flag("tokenizer.ggml.remove_extra_whitespaces")? == Some(true) {
         return Err(meta.unsupported("a SentencePiece tokenizer that removes extra spaces".to_owned()));
     }
     let space_prefix = meta.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-    let pieces: Vec<String> = (0..vocabulary.tokens.len()).map(|id| piece(vocabulary, id)).collect();
+    let pieces: Vec<Cow<'a, str>> = (0..vocabulary.tokens.len()).map(|id| piece(vocabulary, id)).collect();
     let ids = vocabulary.ids(meta, |id| Some(pieces[id].clone()))?;
     let n_bytes = vocabulary.types.iter().filter(|ty| **ty == TokenType::Byte).count();
     let added = (0..pieces.len())
@@ -48,30 +49,30 @@ pub(super) fn build(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>) -> Result<Buil
         pre_tokenizer: Json::Null,
         post_processor: None,
         decoder: decoder(space_prefix),
-        model: json!({
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": vocabulary.special.unk.map(|id| vocabulary.text(id)),
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": true,
-            "byte_fallback": n_bytes == 256,
-            "ignore_merges": false,
-            "vocab": ids,
-            "merges": merges(meta, vocabulary, &pieces)?,
-        }),
+        model: Bpe {
+            kind: "BPE",
+            dropout: None,
+            unk_token: vocabulary.special.unk.map(|id| vocabulary.text(id)),
+            continuing_subword_prefix: None,
+            end_of_word_suffix: None,
+            fuse_unk: true,
+            byte_fallback: n_bytes == 256,
+            ignore_merges: false,
+            vocab: ids,
+            merges: Cow::Owned(merges(meta, vocabulary, &pieces)?),
+        },
         added,
         add_bos: true,
     })
 }
 
 /// The converter writes a user-defined run of spaces with real spaces; as a piece it has what stands for them.
-fn piece(vocabulary: &Vocabulary<'_>, id: usize) -> String {
+fn piece<'a>(vocabulary: &Vocabulary<'a>, id: usize) -> Cow<'a, str> {
     let text = vocabulary.text(id);
     if vocabulary.types[id] == TokenType::UserDefined && is_spaces(text) {
-        text.replace(' ', SPACE)
+        Cow::Owned(text.replace(' ', SPACE))
     } else {
-        text.to_owned()
+        Cow::Borrowed(text)
     }
 }
 
@@ -98,7 +99,7 @@ struct Merge<'a> {
     right: &'a str,
 }
 
-fn merges(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>, pieces: &[String]) -> Result<Vec<String>, FileError> {
+fn merges(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>, pieces: &[Cow<'_, str>]) -> Result<Vec<String>, FileError> {
     let key = "tokenizer.ggml.scores";
     let scores = meta.floats(key)?.ok_or_else(|| meta.missing(key))?;
     if scores.len() != pieces.len() {
@@ -109,7 +110,7 @@ fn merges(meta: &Meta<'_>, vocabulary: &Vocabulary<'_>, pieces: &[String]) -> Re
         matches!(vocabulary.types[id], TokenType::Normal | TokenType::UserDefined) && !pieces[id].contains(' ')
     };
     let by_text: HashMap<&str, usize> =
-        pieces.iter().enumerate().filter(|(id, _)| is_piece(*id)).map(|(id, piece)| (piece.as_str(), id)).collect();
+        pieces.iter().enumerate().filter(|(id, _)| is_piece(*id)).map(|(id, piece)| (piece.as_ref(), id)).collect();
     let mut merges = Vec::new();
     for (id, piece) in pieces.iter().enumerate() {
         if !is_piece(id) {
