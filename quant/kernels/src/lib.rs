@@ -30,14 +30,18 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+mod activation;
 #[cfg(target_arch = "x86_64")]
 mod convert;
+mod dense;
 mod dequantize;
 mod pack;
 mod reduce;
 mod rtn;
 mod search;
 
+pub use activation::Activation;
+pub use dense::{Dense, Lane, PANEL, Rows, RowsMut, fill_panel};
 pub use grid::{Grid, GridError, RowCodes, RowErrors, ScaleFormat};
 pub use pack::packed_len;
 pub use reduce::Extent;
