@@ -1,7 +1,7 @@
 //! Quantize and patch model weights: smaller models you can trust.
 //!
 //! This crate is the command line's home and a facade over the libraries: [`quant`] maps, plans, quantizes and writes;
-//! [`demo`] is the bundled model.
+//! [`model`] runs it; [`demo`] is the bundled model.
 //!
 //! ```
 //! use reweight::quant::plan::{Method, Plan, PlanOptions};
@@ -14,5 +14,6 @@
 //! ```
 
 pub mod demo;
+pub mod model;
 
 pub use reweight_quant as quant;

@@ -1,0 +1,108 @@
+//! Tensors of a model by name, checked against the shape the configuration gives them, and read as f32.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use rayon::prelude::*;
+use reweight_kernels::{Dense, Kernels, PANEL, Rows, fill_panel};
+use reweight_quant::store::{Model, Weight};
+
+use super::error::ModelError;
+
+/// What a model's files hold.
+pub(super) struct Tensors<'a> {
+    pub(super) model: &'a Model,
+    by_name: HashMap<&'a str, &'a Weight>,
+    prefix: &'static str,
+}
+
+impl<'a> Tensors<'a> {
+    /// Names begin with the first of `prefixes` under which `anchor` stands.
+    pub(super) fn of(model: &'a Model, prefixes: &[&'static str], anchor: &str) -> Result<Self, ModelError> {
+        let by_name: HashMap<&str, &Weight> =
+            model.weights().iter().map(|weight| (weight.name.as_str(), weight)).collect();
+        let found = prefixes.iter().find(|prefix| by_name.contains_key(format!("{prefix}{anchor}").as_str()));
+        let prefix = found.copied().ok_or_else(|| ModelError::MissingTensor {
+            path: model.path().to_owned(),
+            tensor: format!("{}{anchor}", prefixes.first().unwrap_or(&"")),
+        })?;
+        Ok(Self { model, by_name, prefix })
+    }
+
+    /// The whole name of a tensor under the prefix.
+    pub(super) fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// A tensor by its whole name.
+    pub(super) fn find(&self, name: &str) -> Option<&'a Weight> {
+        self.by_name.get(name).copied()
+    }
+
+    /// A tensor by its whole name, of this shape.
+    pub(super) fn get(&self, name: &str, shape: &[usize]) -> Result<&'a Weight, ModelError> {
+        let weight = self
+            .find(name)
+            .ok_or_else(|| ModelError::MissingTensor { path: self.model.path().to_owned(), tensor: name.to_owned() })?;
+        self.check(weight, shape)?;
+        Ok(weight)
+    }
+
+    pub(super) fn check(&self, weight: &Weight, shape: &[usize]) -> Result<(), ModelError> {
+        if weight.shape == shape {
+            return Ok(());
+        }
+        Err(ModelError::Shape {
+            path: weight.file().to_owned(),
+            tensor: weight.name.clone(),
+            expected: shape.to_owned(),
+            found: weight.shape.clone(),
+        })
+    }
+
+    /// A vector of so many values.
+    pub(super) fn vector(&self, kernels: &Kernels, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
+        Ok(all(kernels, self.get(name, &[n])?))
+    }
+
+    /// A vector, if there is one of this name.
+    pub(super) fn vector_if(&self, kernels: &Kernels, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        if self.find(name).is_none() {
+            return Ok(None);
+        }
+        self.vector(kernels, name, n).map(Some)
+    }
+}
+
+/// Every value of a tensor.
+pub(super) fn all(kernels: &Kernels, weight: &Weight) -> Vec<f32> {
+    let mut values = vec![0.0; weight.n_elements()];
+    weight.read_rows(kernels, 0..weight.rows(), &mut values);
+    values
+}
+
+/// Lays out some rows of a weight for products, on all threads, and hands its pages back.
+pub(super) fn lay_out(kernels: &Kernels, weight: &Weight, rows: Range<usize>, dense: &mut Dense) {
+    let columns = weight.columns();
+    dense.reset(rows.len(), columns);
+    let panels: Vec<_> = dense.panels_mut().collect();
+    panels.into_par_iter().enumerate().for_each_init(
+        || vec![0.0; PANEL * columns],
+        |values, (index, panel)| {
+            let first = rows.start + index * PANEL;
+            let n = PANEL.min(rows.end - first);
+            weight.read_rows(kernels, first..first + n, &mut values[..n * columns]);
+            fill_panel(panel, columns, n, |output| &values[output * columns..][..columns]);
+        },
+    );
+    weight.release_rows(rows);
+}
+
+/// As [`lay_out`], for a weight that stands as `[input, output]`.
+pub(super) fn lay_out_transposed(kernels: &Kernels, weight: &Weight, dense: &mut Dense) {
+    let (inputs, outputs) = (weight.rows(), weight.columns());
+    dense.reset(outputs, inputs);
+    let values = all(kernels, weight);
+    dense.set_columns(Rows { values: &values, stride: outputs });
+    weight.release_rows(0..inputs);
+}
