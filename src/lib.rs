@@ -14,6 +14,8 @@
 //! ```
 
 pub mod demo;
+pub mod eval;
 pub mod model;
+pub mod text;
 
 pub use reweight_quant as quant;

@@ -133,6 +133,7 @@ pub(crate) enum Verb {
     Inspect(Inspect),
     Quantize(Quantize),
     Convert(Convert),
+    Eval(Eval),
     Diff(Diff),
     Verify(Verify),
     Generate(Generate),
@@ -268,6 +269,51 @@ pub(crate) struct Convert {
     /// How files are written.
     #[command(flatten)]
     pub(crate) writing: Writing,
+}
+
+/// Measure what a model predicts
+///
+/// Runs the model over text, in windows of tokens that do not overlap, and prints the mean loss of every token but the first
+/// of each window, in nats. With --reference, also how far its predictions are from those of another model, such as the
+/// one it was made from. An encoder is compared by its sentence embeddings, a sentence a line.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight eval demo
+  reweight eval ./model-int4 --text held-out.txt --reference ./model
+  reweight eval ./model --text a.txt b.txt --context 512 --json")]
+pub(crate) struct Eval {
+    /// Folder or .gguf file
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: PathBuf,
+
+    /// Text files, or .jsonl with a text a line
+    ///
+    /// The bundled model has a text of its own that it never saw.
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub(crate) text: Vec<PathBuf>,
+
+    /// Compare with the predictions of this model
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) reference: Option<PathBuf>,
+
+    /// Tokens of a window [default: 1024, or all positions]
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<NonZeroUsize>,
+
+    /// Take at most this many tokens, evenly over texts
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<NonZeroUsize>,
+
+    /// Field of each line of .jsonl that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text", value_hint = ValueHint::Other)]
+    pub(crate) field: String,
+
+    /// Exit 1 if the loss is above
+    ///
+    /// The loss in nats a token; with --reference the mean divergence in nats, for encoders one minus the mean cosine.
+    #[arg(long, value_name = "NATS", value_parser = value::error_bound, allow_negative_numbers = true)]
+    pub(crate) fail_above: Option<f64>,
 }
 
 /// Compare two models tensor by tensor

@@ -2,6 +2,7 @@
 
 mod convert;
 mod diff;
+mod eval;
 mod generate;
 mod inspect;
 mod quantize;
@@ -29,6 +30,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Status> {
         Verb::Inspect(arguments) => inspect::run(arguments, ui),
         Verb::Quantize(arguments) => quantize::run(arguments, kernels, ui),
         Verb::Convert(arguments) => convert::run(arguments, kernels, ui),
+        Verb::Eval(arguments) => eval::run(arguments, kernels, ui),
         Verb::Diff(arguments) => diff::run(arguments, kernels, ui),
         Verb::Verify(arguments) => verify::run(arguments, ui),
         Verb::Generate(arguments) => generate::run(arguments, ui),

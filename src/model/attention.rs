@@ -184,12 +184,7 @@ fn weigh(kernels: &Kernels, shape: &AttentionShape, position: usize, scores: &mu
     if let Some(cap) = shape.cap {
         kernels.soft_cap(cap, scores);
     }
-    softmax(scores);
-}
-
-fn softmax(row: &mut [f32]) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|x| *x = (*x - max).exp());
-    let sum: f32 = row.iter().sum();
-    row.iter_mut().for_each(|x| *x /= sum);
+    let sum = kernels.exponentials(kernels.greatest(scores), scores);
+    let share = (1.0 / sum) as f32;
+    scores.iter_mut().for_each(|x| *x *= share);
 }

@@ -26,7 +26,7 @@ mod tensors;
 
 pub use architecture::known as known_architectures;
 pub use error::ModelError;
-pub use head::Head;
+pub use head::{Head, HeadSlice};
 pub use hidden::{HiddenStates, MEMORY_BUDGET};
 pub use network::{Network, Run};
 pub use observe::{Nobody, Observe};

@@ -203,6 +203,10 @@ impl<'a> Network<'a> {
         turns
     }
 
+    pub(crate) fn vocabulary_differs(&self, found: usize, expected: usize) -> ModelError {
+        self.unsupported(&format!("a reference with a vocabulary of {found} beside a model with one of {expected}"))
+    }
+
     fn unsupported(&self, what: &str) -> ModelError {
         ModelError::Unsupported { path: self.tensors.model.path().to_owned(), what: what.to_owned() }
     }

@@ -5,6 +5,7 @@
 //! XNNPACK have them; 2 ULP), products and sums rounded one by one. Results may differ between tables only where
 //! a table fuses, and none of these does: they are the same bits everywhere.
 
+use crate::lanes::LANES;
 use crate::table::Kernels;
 
 /// A function that is applied to each value.
@@ -42,13 +43,32 @@ impl Kernels {
         level(self).1(activation, gate, up);
     }
 
+    /// `exp(x - shift)` of every value, in place; gives their sum. Where `shift` is the greatest value, no sum overflows.
+    ///
+    /// The sum is taken in sixteen lanes of f32 and handed to f64 every 4096 values.
+    pub fn exponentials(&self, shift: f32, values: &mut [f32]) -> f64 {
+        level(self).3(shift, values)
+    }
+
+    /// The greatest value; negative infinity for none. NaN is passed over.
+    #[must_use]
+    pub fn greatest(&self, values: &[f32]) -> f32 {
+        level(self).4(values)
+    }
+
     /// Soft capping: `cap * tanh(x / cap)` for every value.
     pub fn soft_cap(&self, cap: f32, values: &mut [f32]) {
         level(self).2(cap, values);
     }
 }
 
-type Level = (fn(Activation, &mut [f32]), fn(Activation, &mut [f32], &[f32]), fn(f32, &mut [f32]));
+type Level = (
+    fn(Activation, &mut [f32]),
+    fn(Activation, &mut [f32], &[f32]),
+    fn(f32, &mut [f32]),
+    fn(f32, &mut [f32]) -> f64,
+    fn(&[f32]) -> f32,
+);
 
 fn level(kernels: &Kernels) -> Level {
     #[cfg(target_arch = "x86_64")]
@@ -58,7 +78,7 @@ fn level(kernels: &Kernels) -> Level {
         _ => {}
     }
     let _ = kernels;
-    (activate, activate_gate, soft_cap)
+    (activate, activate_gate, soft_cap, exponentials, greatest)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -82,6 +102,14 @@ mod x86 {
                 fn soft_cap(cap: f32, values: &mut [f32]) {
                     super::soft_cap(cap, values);
                 }
+                #[target_feature(enable = $features)]
+                fn exponentials(shift: f32, values: &mut [f32]) -> f64 {
+                    super::exponentials(shift, values)
+                }
+                #[target_feature(enable = $features)]
+                fn greatest(values: &[f32]) -> f32 {
+                    super::greatest(values)
+                }
                 (
                     // SAFETY: reached through a table that is handed out only where these features were detected.
                     |activation, values| unsafe { activate(activation, values) },
@@ -89,6 +117,10 @@ mod x86 {
                     |activation, gate, up| unsafe { activate_gate(activation, gate, up) },
                     // SAFETY: as above.
                     |cap, values| unsafe { soft_cap(cap, values) },
+                    // SAFETY: as above.
+                    |shift, values| unsafe { exponentials(shift, values) },
+                    // SAFETY: as above.
+                    |values| unsafe { greatest(values) },
                 )
             };
         };
@@ -141,6 +173,39 @@ fn activate_gate(activation: Activation, gate: &mut [f32], up: &[f32]) {
 #[inline(always)]
 fn soft_cap(cap: f32, values: &mut [f32]) {
     each(values, |x| cap * tanh(x / cap));
+}
+
+#[inline(always)]
+fn exponentials(shift: f32, values: &mut [f32]) -> f64 {
+    let mut total = 0.0;
+    for part in values.chunks_mut(4096) {
+        let (chunks, rest) = part.as_chunks_mut::<LANES>();
+        let mut lanes = [0.0_f32; LANES];
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *x = exp(*x - shift);
+                *lane += *x;
+            }
+        }
+        total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
+        for x in rest {
+            *x = exp(*x - shift);
+            total += f64::from(*x);
+        }
+    }
+    total
+}
+
+#[inline(always)]
+fn greatest(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// `exp(x)` for x up to 88; 0 below -87.3 and infinity above 88.7.
@@ -291,6 +356,26 @@ mod tests {
                 assert!(ends[0] == low && ends[1] == high && ends[2].is_nan(), "{activation:?}: {ends:?}");
             }
         }
+    }
+
+    #[test]
+    fn exponentials_and_their_sum_are_within_a_few_roundings() {
+        let inputs: Vec<f32> = (0..10_007).map(|i| (i as f32 * 0.7).sin() * 30.0).collect();
+        for kernels in supported() {
+            let max = kernels.greatest(&inputs);
+            assert_eq!(max, inputs.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let mut found = inputs.clone();
+            let sum = kernels.exponentials(max, &mut found);
+            let mut expected_sum = 0.0;
+            for (x, y) in inputs.iter().zip(&found) {
+                let expected = f64::from(*x - max).exp();
+                expected_sum += expected;
+                assert!((f64::from(*y) - expected).abs() <= 3e-7 * expected, "exp({}) = {y}", x - max);
+            }
+            // 4096 / 16 additions a lane, each rounded once.
+            assert!((sum - expected_sum).abs() <= 256.0 * 6e-8 * expected_sum, "{sum}, not {expected_sum}");
+        }
+        assert_eq!(supported()[0].greatest(&[]), f32::NEG_INFINITY);
     }
 
     #[test]

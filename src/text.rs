@@ -1,0 +1,158 @@
+//! Text to tokens to windows.
+
+use std::path::{Path, PathBuf};
+
+use reweight_quant::store::Model;
+
+/// Why a text cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// The model has no tokenizer.
+    #[error("`{}` has no tokenizer.json", path.display())]
+    NoTokenizer {
+        /// The model.
+        path: PathBuf,
+    },
+    /// The tokenizer cannot be read or used.
+    #[error("`{}`, tokenizer.json: {what}", path.display())]
+    Tokenizer {
+        /// The model.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A text file that cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line of a JSON Lines file that is not as asked.
+    #[error("`{}`, line {line}: {what}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What was expected and found.
+        what: String,
+    },
+    /// Too little text for one window.
+    #[error("`{}` has {found} tokens, less than one window of {expected}", path.display())]
+    TooShort {
+        /// The file.
+        path: PathBuf,
+        /// Tokens of a window.
+        expected: usize,
+        /// Tokens of the text.
+        found: usize,
+    },
+}
+
+/// A model's own tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+}
+
+impl Tokenizer {
+    /// Reads the model's `tokenizer.json`.
+    ///
+    /// # Errors
+    /// `TextError` where there is none, or it cannot be read.
+    pub fn of(model: &Model) -> Result<Self, TextError> {
+        let path = model.path().to_owned();
+        let file = model.side_files().iter().find(|file| file.name == "tokenizer.json");
+        let file = file.ok_or_else(|| TextError::NoTokenizer { path: path.clone() })?;
+        let wrong = |error: tokenizers::Error| TextError::Tokenizer { path: path.clone(), what: error.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&*file.bytes).map_err(wrong)?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(wrong)?;
+        Ok(Self { inner, path })
+    }
+
+    /// The tokens of a text, without special ones around it.
+    ///
+    /// # Errors
+    /// `TextError::Tokenizer`.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encoded(text, false)
+    }
+
+    /// The tokens of a text with those that the model's template puts around it.
+    ///
+    /// # Errors
+    /// `TextError::Tokenizer`.
+    pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encoded(text, true)
+    }
+
+    fn encoded(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
+        let encoding = self.inner.encode_fast(text, special);
+        let wrong =
+            |error: tokenizers::Error| TextError::Tokenizer { path: self.path.clone(), what: error.to_string() };
+        Ok(encoding.map_err(wrong)?.get_ids().to_vec())
+    }
+}
+
+/// Windows of exactly `context` tokens, one after the other; a short rest is dropped.
+pub fn windows(tokens: &[u32], context: usize) -> Vec<&[u32]> {
+    tokens.chunks_exact(context).collect()
+}
+
+/// The documents of a file: every line's `field` of a JSON Lines file (`.jsonl`), otherwise the whole text.
+///
+/// # Errors
+/// `TextError` where the file cannot be read as UTF-8, or a line lacks the field.
+pub fn documents(path: &Path, field: &str) -> Result<Vec<String>, TextError> {
+    let text = std::fs::read_to_string(path).map_err(|source| TextError::Read { path: path.to_owned(), source })?;
+    if path.extension().is_none_or(|extension| extension != "jsonl") {
+        return Ok(vec![text]);
+    }
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| {
+            let wrong = |what: String| TextError::Line { path: path.to_owned(), line: index + 1, what };
+            let value: serde_json::Value = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+            let text = value.get(field).and_then(serde_json::Value::as_str);
+            text.map(str::to_owned).ok_or_else(|| wrong(format!("expected a text in field {field:?}")))
+        })
+        .collect()
+}
+
+impl TextError {
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoTokenizer { .. } => Some("put the model's tokenizer.json into its folder".into()),
+            Self::TooShort { found, .. } if *found > 1 => Some(format!("give more text, or `--context {found}`")),
+            Self::Line { .. } => Some("`--field NAME` says which field of each line holds the text".into()),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{documents, windows};
+
+    #[test]
+    fn a_short_last_window_is_dropped() {
+        assert_eq!(windows(&[1, 2, 3, 4, 5], 2), [[1, 2], [3, 4]]);
+        assert!(windows(&[1], 2).is_empty());
+    }
+
+    #[test]
+    fn json_lines_give_a_document_each_and_a_missing_field_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("texts.jsonl");
+        std::fs::write(&path, "{\"text\": \"a\"}\n\n{\"text\": \"b\\nc\"}\n").expect("a file");
+        assert_eq!(documents(&path, "text").expect("two documents"), ["a", "b\nc"]);
+        let error = documents(&path, "body").expect_err("no such field").to_string();
+        assert!(error.contains("line 1") && error.contains("\"body\""), "{error}");
+    }
+}
