@@ -14,6 +14,7 @@ pub mod pattern;
 pub mod plan;
 pub mod roles;
 pub mod scheme;
+pub mod stats;
 pub mod store;
 pub mod stream;
 pub mod tensor;

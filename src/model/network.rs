@@ -83,6 +83,12 @@ impl<'a> Network<'a> {
         self.plan.architecture.kind == Kind::Decoder
     }
 
+    /// Whether an image goes in and classes come out.
+    #[must_use]
+    pub fn is_image_encoder(&self) -> bool {
+        self.plan.architecture.kind == Kind::ImageEncoder
+    }
+
     /// The output layer of a decoder.
     ///
     /// # Errors

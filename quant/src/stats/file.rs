@@ -1,0 +1,139 @@
+//! The file of statistics: safetensors with a provenance.
+//!
+//! For each input, under the name of the first layer that takes it: `NAME.tokens` I64 \[1\], `NAME.abs_sum` and `NAME.square_sum` F64
+//! \[channels\] (each correctly rounded), `NAME.abs_sum.rest` and `NAME.square_sum.rest` F64 (what rounding took away, so that merging stays
+//! exact), and with a Gram matrix `NAME.gram` I64, the upper triangle row after row in units of 2^-20. The metadata names
+//! the format, the layers of each input, and the provenance.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use super::{ExactSums, Gram, InputStatistics, Key, Statistics};
+use crate::error::FileError;
+use crate::store::safetensors::{NewTensor, SafetensorsFile, layout};
+use crate::tensor::Dtype;
+
+const FORMAT: &str = "reweight-statistics";
+const VERSION: &str = "1";
+
+impl Statistics {
+    /// Writes the file; it appears by rename.
+    ///
+    /// # Errors
+    /// `FileError::Io`.
+    pub fn write(&self, path: &Path) -> Result<(), FileError> {
+        let mut tensors = Vec::new();
+        let mut parts: Vec<Vec<u8>> = Vec::new();
+        for (key, input) in &self.inputs {
+            let mut add = |what: &str, dtype, shape, bytes| {
+                tensors.push(NewTensor { name: format!("{}.{what}", key.0), dtype, shape });
+                parts.push(bytes);
+            };
+            let width = vec![input.width()];
+            let floats = |values: Vec<f64>| values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            add("tokens", Dtype::I64, vec![1], input.tokens.to_le_bytes().to_vec());
+            add("abs_sum", Dtype::F64, width.clone(), floats(input.abs_sum.values()));
+            add("abs_sum.rest", Dtype::F64, width.clone(), floats(input.abs_sum.rests()));
+            add("square_sum", Dtype::F64, width.clone(), floats(input.square_sum.values()));
+            add("square_sum.rest", Dtype::F64, width, floats(input.square_sum.rests()));
+            if let Some(gram) = &input.gram {
+                let bytes = gram.units().iter().flat_map(|units| units.to_le_bytes()).collect();
+                add("gram", Dtype::I64, vec![gram.units().len()], bytes);
+            }
+        }
+        let json = |value| serde_json::to_string(value).expect("names and numbers always serialize");
+        let layers: BTreeMap<&str, &str> =
+            self.layers.iter().map(|(layer, key)| (layer.0.as_str(), key.0.as_str())).collect();
+        let metadata = BTreeMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("version".to_owned(), VERSION.to_owned()),
+            ("layers".to_owned(), serde_json::to_string(&layers).expect("names always serialize")),
+            ("provenance".to_owned(), json(&self.provenance)),
+        ]);
+        let layout = layout(&tensors, &metadata);
+        let mut order: Vec<usize> = (0..parts.len()).collect();
+        order.sort_by_key(|index| layout.ranges[*index].start);
+        let io = |doing| FileError::io(path, doing);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io("write"))?;
+        file.write_all(&layout.header).map_err(io("write"))?;
+        for index in order {
+            file.write_all(&parts[index]).map_err(io("write"))?;
+        }
+        file.as_file().sync_all().map_err(io("write"))?;
+        file.persist(path).map_err(|error| error.error).map_err(io("rename"))?;
+        Ok(())
+    }
+
+    /// Reads a file that [`Statistics::write`] made.
+    ///
+    /// # Errors
+    /// `FileError` where it is none, or its parts do not fit together.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let file = SafetensorsFile::open(path)?;
+        let malformed =
+            |what: String| FileError::Malformed { path: path.to_owned(), format: "statistics", what };
+        let metadata = |key: &str| {
+            file.metadata().get(key).ok_or_else(|| malformed(format!("expected {key:?} in the metadata, found nothing")))
+        };
+        if metadata("format")? != FORMAT || metadata("version")? != VERSION {
+            return Err(malformed(format!("expected format {FORMAT:?}, version {VERSION:?}")));
+        }
+        let json = |error: serde_json::Error| malformed(error.to_string());
+        let layers: BTreeMap<Key, Key> = serde_json::from_str(metadata("layers")?).map_err(json)?;
+        let provenance = serde_json::from_str(metadata("provenance")?).map_err(json)?;
+        let mut statistics = Self { layers, provenance, ..Self::default() };
+        for entry in file.tensors() {
+            if let Some(name) = entry.name.strip_suffix(".tokens") {
+                let input = read_input(&file, name).map_err(malformed)?;
+                statistics.inputs.insert(Key(name.to_owned()), input);
+            }
+        }
+        if let Some((layer, _)) = statistics.layers.iter().find(|(_, key)| !statistics.inputs.contains_key(key)) {
+            return Err(malformed(format!("layer {:?} has no entry", layer.0)));
+        }
+        Ok(statistics)
+    }
+}
+
+fn read_input(file: &SafetensorsFile, name: &str) -> Result<InputStatistics, String> {
+    let find = |what: &str, dtype| {
+        let name = format!("{name}.{what}");
+        let entry = file.tensors().iter().find(|entry| entry.name == name);
+        let entry = entry.ok_or_else(|| format!("tensor {name:?} is missing"))?;
+        if entry.dtype != dtype {
+            return Err(format!("tensor {name:?}: expected {dtype}, found {}", entry.dtype));
+        }
+        Ok(file.bytes()[entry.range.clone()].as_chunks::<8>().0)
+    };
+    let floats = |what: &str| -> Result<Vec<f64>, String> {
+        let values: Vec<f64> = find(what, Dtype::F64)?.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(values);
+        }
+        Err(format!("tensor \"{name}.{what}\" holds a value that is not finite"))
+    };
+    let sums = |what: &str| -> Result<ExactSums, String> {
+        let (values, rests) = (floats(what)?, floats(&format!("{what}.rest"))?);
+        if values.len() != rests.len() {
+            return Err(format!("tensor \"{name}.{what}\": {} values and {} rests", values.len(), rests.len()));
+        }
+        Ok(ExactSums::from_parts(&values, &rests))
+    };
+    let (abs_sum, square_sum) = (sums("abs_sum")?, sums("square_sum")?);
+    let width = square_sum.len();
+    if abs_sum.len() != width {
+        return Err(format!("{name:?}: {} and {width} channels", abs_sum.len()));
+    }
+    let has_gram = file.tensors().iter().any(|entry| entry.name == format!("{name}.gram"));
+    let gram = if has_gram {
+        let units = find("gram", Dtype::I64)?.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        Some(Gram::from_units(width, units).ok_or_else(|| format!("\"{name}.gram\" is no triangle of {width}"))?)
+    } else {
+        None
+    };
+    let tokens = find("tokens", Dtype::I64)?.first().ok_or_else(|| format!("\"{name}.tokens\" is empty"))?;
+    let tokens = u64::try_from(i64::from_le_bytes(*tokens)).map_err(|_| format!("\"{name}.tokens\" is negative"))?;
+    Ok(InputStatistics { tokens, abs_sum, square_sum, gram })
+}

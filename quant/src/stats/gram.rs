@@ -1,0 +1,113 @@
+//! Sums of x x^T, exact in a fixed unit like the other sums.
+
+use reweight_kernels::{Dense, Kernels, Rows, RowsMut};
+
+/// The upper triangle of a symmetric matrix of sums, row after row, in units of 2^-20: for magnitudes up to 2^43.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gram {
+    width: usize,
+    units: Vec<i64>,
+}
+
+const UNIT: f64 = 1.0 / (1_u64 << 20) as f64;
+
+impl Gram {
+    /// Zeros for vectors of so many values.
+    #[must_use]
+    pub fn zeros(width: usize) -> Self {
+        Self { width, units: vec![0; width * (width + 1) / 2] }
+    }
+
+    /// From the units of an upper triangle; `None` unless there are as many as the width needs.
+    #[must_use]
+    pub fn from_units(width: usize, units: Vec<i64>) -> Option<Self> {
+        (units.len() == width * (width + 1) / 2).then_some(Self { width, units })
+    }
+
+    /// The upper triangle in units of 2^-20.
+    #[must_use]
+    pub fn units(&self) -> &[i64] {
+        &self.units
+    }
+
+    /// Rows and columns.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The whole matrix, both triangles.
+    #[must_use]
+    pub fn matrix(&self) -> Vec<f64> {
+        let n = self.width;
+        let mut matrix = vec![0.0; n * n];
+        let mut units = self.units.iter();
+        for i in 0..n {
+            for j in i..n {
+                let value = *units.next().expect("a triangle has a value for each pair") as f64 * UNIT;
+                (matrix[i * n + j], matrix[j * n + i]) = (value, value);
+            }
+        }
+        matrix
+    }
+
+    /// Adds x x^T of each row. Products and their sums over the rows are taken in f32, then rounded to the unit.
+    pub fn add_rows(&mut self, kernels: &Kernels, rows: &[f32]) {
+        const TILE: usize = 240;
+        let n = self.width;
+        let n_rows = rows.len() / n;
+        let mut dense = Dense::default();
+        dense.reset(n, n_rows);
+        dense.set_columns(Rows { values: rows, stride: n });
+        let (mut transposed, mut tile) = (vec![0.0; TILE.min(n) * n_rows], vec![0.0; TILE.min(n) * n]);
+        let mut start = 0;
+        for first in (0..n).step_by(TILE) {
+            let height = TILE.min(n - first);
+            for (token, row) in rows.chunks_exact(n).enumerate() {
+                for (channel, x) in row[first..first + height].iter().enumerate() {
+                    transposed[channel * n_rows + token] = *x;
+                }
+            }
+            let x = Rows { values: &transposed, stride: n_rows };
+            dense.product(kernels, x, height, RowsMut { values: &mut tile, stride: n });
+            for (i, sums) in tile.chunks_exact(n).take(height).enumerate() {
+                let sums = &sums[first + i..];
+                for (units, sum) in self.units[start..start + sums.len()].iter_mut().zip(sums) {
+                    *units = units.saturating_add((f64::from(*sum) / UNIT).round_ties_even() as i64);
+                }
+                start += sums.len();
+            }
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (units, other) in self.units.iter_mut().zip(&other.units) {
+            *units = units.saturating_add(*other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Gram;
+    use reweight_kernels::supported;
+
+    #[test]
+    fn sums_of_outer_products_are_the_formula() {
+        let (n, n_rows) = (251, 37);
+        let rows: Vec<f32> = (0..n * n_rows).map(|i| (i as f32 * 0.37).sin()).collect();
+        for kernels in supported() {
+            let mut gram = Gram::zeros(n);
+            gram.add_rows(kernels, &rows);
+            let matrix = gram.matrix();
+            for i in 0..n {
+                for j in 0..n {
+                    let products = rows.chunks_exact(n).map(|row| f64::from(row[i]) * f64::from(row[j]));
+                    let exact: f64 = products.sum();
+                    // 37 products of at most 1 in f32, and half a unit.
+                    assert!((matrix[i * n + j] - exact).abs() <= 37.0 * 37.0 * 6e-8 + 5e-7, "{i} {j}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `calibrate`: activation statistics of a model over text.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use reweight::calibrate::{Sample, calibrate, sample};
+use reweight::demo;
+use reweight::model::Network;
+use reweight::text::{Tokenizer, documents};
+use reweight_quant::kernels::Kernels;
+use reweight_quant::memory;
+use reweight_quant::stats::{Statistics, imatrix};
+use serde::Serialize;
+
+use crate::args::Calibrate;
+use crate::failure::{Problem, Status};
+use crate::ui::{Ui, bytes};
+
+pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    let started = Instant::now();
+    if !arguments.merge.is_empty() {
+        let target = &arguments.model;
+        if let Some(extra) = &arguments.stats {
+            let problem = format!("--merge takes one path to write, found also `{}`", extra.display());
+            return Err(Problem::usage(problem).into());
+        }
+        check_target(target, arguments.force)?;
+        let mut merged = read(&arguments.merge[0])?;
+        for path in &arguments.merge[1..] {
+            merged.merge(read(path)?).map_err(|error| {
+                Problem::usage(format!("`{}` does not go with `{}`: {error}", path.display(), arguments.merge[0].display()))
+            })?;
+        }
+        write(&merged, target)?;
+        return report(&merged, target, started, None, kernels, ui);
+    }
+    let Some(target) = &arguments.stats else {
+        return Err(Problem::usage("no file to write statistics to").hint("reweight calibrate MODEL STATS --text FILE").into());
+    };
+    check_target(target, arguments.force)?;
+    let model = super::open(&arguments.model, ui)?;
+    let network = Network::open(&model, kernels)?;
+    let texts = tokens(arguments, &Tokenizer::of(&model)?)?;
+    let context = arguments.context.get().min(network.positions());
+    let sample = sample(&texts, arguments.tokens.get(), context, arguments.seed);
+    if sample.windows.is_empty() {
+        return Err(Problem::usage("the text has no tokens").into());
+    }
+    let n_tokens = sample.n_tokens();
+    let progress = ui.progress((n_tokens * network.n_blocks()) as u64);
+    let advance = |name: &str, tokens: u64| {
+        progress.name(name);
+        progress.advance(tokens);
+    };
+    let statistics = calibrate(&model, &network, &sample, kernels, arguments.gram, ui.interrupted(), &advance)?;
+    progress.finish();
+    warn_of_few_tokens(&statistics, ui);
+    write(&statistics, target)?;
+    report(&statistics, target, started, Some(&sample), kernels, ui)
+}
+
+/// Tokens of each text.
+fn tokens(arguments: &Calibrate, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
+    let encode = |documents: Vec<String>| -> anyhow::Result<Vec<Vec<u32>>> {
+        documents.iter().map(|document| Ok(tokenizer.encode(document)?)).collect()
+    };
+    if arguments.text.is_empty() && arguments.model == Path::new(demo::NAME) && !arguments.model.exists() {
+        return Ok(vec![encode(vec![demo::CALIBRATION_TEXT.to_owned()])?]);
+    }
+    if arguments.text.is_empty() {
+        return Err(Problem::usage("no text to calibrate on").hint("name files with `--text FILE...`").into());
+    }
+    arguments.text.iter().map(|path| encode(documents(path, &arguments.field)?)).collect()
+}
+
+fn check_target(target: &Path, force: bool) -> anyhow::Result<()> {
+    if target.exists() && !force {
+        let problem = Problem::usage(format!("`{}` exists already", target.display()));
+        return Err(problem.hint("choose another name, or --force to replace it").into());
+    }
+    Ok(())
+}
+
+fn is_imatrix(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf" || extension == "dat" || extension == "imatrix")
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<Statistics> {
+    Ok(if is_imatrix(path) { imatrix::read(path)? } else { Statistics::read(path)? })
+}
+
+fn write(statistics: &Statistics, path: &Path) -> anyhow::Result<()> {
+    if is_imatrix(path) { imatrix::write(statistics, path)? } else { statistics.write(path)? }
+    Ok(())
+}
+
+/// Experts that saw too few tokens for their statistics to mean much.
+fn warn_of_few_tokens(statistics: &Statistics, ui: &Ui) {
+    const FEW: u64 = 128;
+    let most = statistics.inputs.values().map(|input| input.tokens).max().unwrap_or(0);
+    let few: Vec<String> = statistics
+        .inputs
+        .iter()
+        .filter(|(_, input)| input.tokens < FEW && input.tokens < most)
+        .map(|(key, input)| format!("{} ({})", key.0, input.tokens))
+        .collect();
+    if !few.is_empty() {
+        let shown = few.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+        ui.warn(&format!("{} inputs saw fewer than {FEW} tokens: {shown}", few.len()));
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    tokens: u64,
+    windows: Option<usize>,
+    inputs: Vec<InputDocument<'a>>,
+    layers: usize,
+    bytes_out: u64,
+    seconds: f64,
+    tokens_per_s: Option<f64>,
+    peak_rss_bytes: usize,
+    kernels: &'a str,
+    threads: usize,
+}
+
+#[derive(Serialize)]
+struct InputDocument<'a> {
+    name: &'a str,
+    channels: usize,
+    tokens: u64,
+    gram: bool,
+}
+
+fn report(
+    statistics: &Statistics,
+    target: &Path,
+    started: Instant,
+    sample: Option<&Sample>,
+    kernels: &Kernels,
+    ui: &Ui,
+) -> anyhow::Result<Status> {
+    let seconds = started.elapsed().as_secs_f64();
+    let bytes_out = std::fs::metadata(target)?.len();
+    if ui.json() {
+        let inputs = statistics.inputs.iter().map(|(key, input)| InputDocument {
+            name: &key.0,
+            channels: input.width(),
+            tokens: input.tokens,
+            gram: input.gram.is_some(),
+        });
+        ui.document(&Document {
+            tokens: statistics.tokens(),
+            windows: sample.map(|sample| sample.windows.len()),
+            inputs: inputs.collect(),
+            layers: statistics.layers.len(),
+            bytes_out,
+            seconds,
+            tokens_per_s: sample.map(|sample| sample.n_tokens() as f64 / seconds),
+            peak_rss_bytes: memory::peak_rss_bytes(),
+            kernels: kernels.name,
+            threads: rayon::current_num_threads(),
+        })?;
+        return Ok(Status::Done);
+    }
+    let (layers, inputs) = (statistics.layers.len(), statistics.inputs.len());
+    ui.print(&format!(
+        "{}: {} tokens, {layers} layers with {inputs} inputs, {} in {seconds:.2} s",
+        crate::ui::escape_path(target),
+        statistics.tokens(),
+        bytes(bytes_out),
+    ))?;
+    Ok(Status::Done)
+}
