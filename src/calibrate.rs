@@ -34,9 +34,9 @@ impl Sample {
             let mut hasher = blake3::Hasher::new();
             for window in own {
                 hasher.update(&(window.len() as u64).to_le_bytes());
-                window.iter().for_each(|token| {
+                for token in window {
                     hasher.update(&token.to_le_bytes());
-                });
+                }
             }
             let tokens = own.iter().map(|window| window.len() as u64).sum();
             TextProvenance { digest: hasher.finalize().to_string(), tokens }
@@ -80,8 +80,7 @@ fn shares(sizes: &[usize], budget: usize) -> Vec<usize> {
 
 /// Windows chosen by the seed until the budget is full, in their order; the last chosen is cut to fit.
 fn take(windows: &[&[u32]], budget: usize, seed: u64, taken: &mut Vec<Vec<u32>>) {
-    let mut ranked: Vec<(u64, usize)> =
-        (0..windows.len()).map(|index| (mix(seed, index as u64), index)).collect();
+    let mut ranked: Vec<(u64, usize)> = (0..windows.len()).map(|index| (mix(seed, index as u64), index)).collect();
     ranked.sort_unstable();
     let mut left = budget;
     let mut chosen: Vec<(usize, usize)> = Vec::new();

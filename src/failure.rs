@@ -6,6 +6,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use reweight::model::ModelError;
+use reweight::text::TextError;
 use reweight_quant::error::{Error as QuantError, FileError, PlanError, RunError};
 
 use crate::ui::Ui;
@@ -133,6 +135,15 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
     } else if let Some(error) = cause.downcast_ref::<FileError>() {
         Some((file_status(error), error.hint()))
     } else if let Some(error) = cause.downcast_ref::<PlanError>() {
+        Some((Status::Usage, error.hint()))
+    } else if let Some(error) = cause.downcast_ref::<ModelError>() {
+        let status = match error {
+            ModelError::Interrupted => Status::Interrupted,
+            ModelError::Spill { .. } => Status::Internal,
+            _ => Status::Usage,
+        };
+        Some((status, error.hint()))
+    } else if let Some(error) = cause.downcast_ref::<TextError>() {
         Some((Status::Usage, error.hint()))
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {
         let full = error.kind() == io::ErrorKind::StorageFull;

@@ -99,6 +99,7 @@ impl Tokenizer {
 }
 
 /// Windows of exactly `context` tokens, one after the other; a short rest is dropped.
+#[must_use]
 pub fn windows(tokens: &[u32], context: usize) -> Vec<&[u32]> {
     tokens.chunks_exact(context).collect()
 }

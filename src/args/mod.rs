@@ -48,7 +48,7 @@ const STYLES: Styles = Styles::styled()
 const EXIT_STATUS: &str = "\
 Exit status:
   0    done
-  1    a check failed (verify, diff --fail-above)
+  1    a check failed (verify, diff and eval --fail-above)
   2    wrong usage or bad input
   3    input/output or internal error
   130  interrupted
@@ -131,6 +131,7 @@ pub(crate) enum ColorChoice {
 #[derive(Debug, PartialEq, Subcommand)]
 pub(crate) enum Verb {
     Inspect(Inspect),
+    Calibrate(Calibrate),
     Quantize(Quantize),
     Convert(Convert),
     Eval(Eval),
@@ -156,6 +157,65 @@ pub(crate) struct Inspect {
     /// Show only tensors whose name matches this glob
     #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
     pub(crate) tensors: Option<String>,
+}
+
+/// Gather activation statistics of a model
+///
+/// Runs the model over text and writes, for the input of each linear layer, the sums of |x| and x^2 of every channel. Sums are exact:
+/// files of two texts merge to that of both, byte for byte. A name ending in .gguf or .dat is written, and read by --merge, as
+/// an importance matrix of llama.cpp, which holds the sums of x^2 alone.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight calibrate demo stats.safetensors
+  reweight calibrate ./model stats.safetensors --text a.txt b.jsonl
+  reweight calibrate all.safetensors --merge a.safetensors b.safetensors
+  reweight calibrate imatrix.gguf --merge stats.safetensors")]
+pub(crate) struct Calibrate {
+    /// Folder or .gguf file; with --merge, the file to write
+    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: PathBuf,
+
+    /// File to write; must not exist without --force
+    #[arg(value_name = "STATS", value_hint = ValueHint::AnyPath)]
+    pub(crate) stats: Option<PathBuf>,
+
+    /// Text files, or .jsonl with a text a line
+    ///
+    /// Documents are cut in windows; none is dropped for being long. The bundled model has a text of its own.
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub(crate) text: Vec<PathBuf>,
+
+    /// Tokens to take, evenly over texts
+    #[arg(long, value_name = "N", default_value = "65536")]
+    pub(crate) tokens: NonZeroUsize,
+
+    /// Tokens of a window, at most
+    #[arg(long, value_name = "N", default_value = "512")]
+    pub(crate) context: NonZeroUsize,
+
+    /// Which windows are taken where there are more
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) seed: u64,
+
+    /// Field of each line of .jsonl that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text", value_hint = ValueHint::Other)]
+    pub(crate) field: String,
+
+    /// Also sum x x^T of every input
+    ///
+    /// A matrix as wide as the input for each, which error-compensating rounding needs.
+    #[arg(long)]
+    pub(crate) gram: bool,
+
+    /// Add up statistics instead of gathering them
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    #[arg(conflicts_with_all = ["text", "gram"])]
+    pub(crate) merge: Vec<PathBuf>,
+
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Write a smaller copy of a model

@@ -1,12 +1,13 @@
 //! `calibrate`: activation statistics of a model over text.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use reweight::calibrate::{Sample, calibrate, sample};
 use reweight::demo;
 use reweight::model::Network;
 use reweight::text::{Tokenizer, documents};
+use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::stats::{Statistics, imatrix};
@@ -28,14 +29,20 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
         let mut merged = read(&arguments.merge[0])?;
         for path in &arguments.merge[1..] {
             merged.merge(read(path)?).map_err(|error| {
-                Problem::usage(format!("`{}` does not go with `{}`: {error}", path.display(), arguments.merge[0].display()))
+                Problem::usage(format!(
+                    "`{}` does not go with `{}`: {error}",
+                    path.display(),
+                    arguments.merge[0].display()
+                ))
             })?;
         }
         write(&merged, target)?;
         return report(&merged, target, started, None, kernels, ui);
     }
     let Some(target) = &arguments.stats else {
-        return Err(Problem::usage("no file to write statistics to").hint("reweight calibrate MODEL STATS --text FILE").into());
+        return Err(Problem::usage("no file to write statistics to")
+            .hint("reweight calibrate MODEL STATS --text FILE")
+            .into());
     };
     check_target(target, arguments.force)?;
     let model = super::open(&arguments.model, ui)?;
@@ -47,7 +54,7 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
         return Err(Problem::usage("the text has no tokens").into());
     }
     let n_tokens = sample.n_tokens();
-    let progress = ui.progress((n_tokens * network.n_blocks()) as u64);
+    let progress = ui.progress_of_tokens(n_tokens, network.n_blocks());
     let advance = |name: &str, tokens: u64| {
         progress.name(name);
         progress.advance(tokens);
@@ -85,13 +92,12 @@ fn is_imatrix(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gguf" || extension == "dat" || extension == "imatrix")
 }
 
-fn read(path: &PathBuf) -> anyhow::Result<Statistics> {
+fn read(path: &Path) -> anyhow::Result<Statistics> {
     Ok(if is_imatrix(path) { imatrix::read(path)? } else { Statistics::read(path)? })
 }
 
-fn write(statistics: &Statistics, path: &Path) -> anyhow::Result<()> {
-    if is_imatrix(path) { imatrix::write(statistics, path)? } else { statistics.write(path)? }
-    Ok(())
+fn write(statistics: &Statistics, path: &Path) -> Result<(), FileError> {
+    if is_imatrix(path) { imatrix::write(statistics, path) } else { statistics.write(path) }
 }
 
 /// Experts that saw too few tokens for their statistics to mean much.

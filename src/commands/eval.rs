@@ -131,7 +131,7 @@ fn predictions(
     let started = Instant::now();
     let n_tokens: usize = cut.iter().flatten().map(|window| window.len()).sum();
     let passes = network.n_blocks() + reference.map_or(0, Network::n_blocks);
-    let progress = ui.progress((n_tokens * passes) as u64);
+    let progress = ui.progress_of_tokens(n_tokens, passes);
     let advance = |name: &str, tokens: u64| {
         progress.name(name);
         progress.advance(tokens);
@@ -141,7 +141,7 @@ fn predictions(
     let seconds = started.elapsed().as_secs_f64();
     let run = Ran { context, windows: cut.iter().map(Vec::len).sum(), n_tokens, seconds };
     report(&scores, texts, &run, kernels, ui)?;
-    judge(arguments.fail_above, &scores.all, ui)
+    Ok(judge(arguments.fail_above, &scores.all, ui))
 }
 
 /// What was run.
@@ -238,7 +238,7 @@ fn report(scores: &Scores, texts: &[Text], run: &Ran, kernels: &Kernels, ui: &Ui
 }
 
 /// Whether the loss, or the divergence from the reference, is within what was asked.
-fn judge(bound: Option<f64>, score: &Score, ui: &Ui) -> anyhow::Result<Status> {
+fn judge(bound: Option<f64>, score: &Score, ui: &Ui) -> Status {
     let (what, found) = match &score.against {
         Some(against) => ("mean divergence", against.kl_mean),
         None => ("loss", score.nll),
@@ -246,9 +246,9 @@ fn judge(bound: Option<f64>, score: &Score, ui: &Ui) -> anyhow::Result<Status> {
     match bound {
         Some(bound) if found.is_nan() || found > bound => {
             ui.note(&format!("{what} {found:.6} is above {bound}"));
-            Ok(Status::CheckFailed)
+            Status::CheckFailed
         }
-        _ => Ok(Status::Done),
+        _ => Status::Done,
     }
 }
 
@@ -288,7 +288,7 @@ fn sentences(
     let started = Instant::now();
     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
     let n_tokens: usize = tokens.iter().map(|tokens| tokens.len()).sum();
-    let progress = ui.progress((n_tokens * (network.n_blocks() + reference.n_blocks())) as u64);
+    let progress = ui.progress_of_tokens(n_tokens, network.n_blocks() + reference.n_blocks());
     let advance = |name: &str, tokens: u64| {
         progress.name(name);
         progress.advance(tokens);

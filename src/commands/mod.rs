@@ -1,5 +1,6 @@
 //! What each verb does, one file per verb: `run(arguments, &Ui) -> Result<Status>`.
 
+mod calibrate;
 mod convert;
 mod diff;
 mod eval;
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Status> {
     let kernels = prepare(&args.global, ui)?;
     match &args.verb {
         Verb::Inspect(arguments) => inspect::run(arguments, ui),
+        Verb::Calibrate(arguments) => calibrate::run(arguments, kernels, ui),
         Verb::Quantize(arguments) => quantize::run(arguments, kernels, ui),
         Verb::Convert(arguments) => convert::run(arguments, kernels, ui),
         Verb::Eval(arguments) => eval::run(arguments, kernels, ui),

@@ -30,7 +30,7 @@ impl Running {
         let max = kernels.greatest(logits);
         let mut factor = 1.0;
         if max > self.max {
-            let at = logits.iter().position(|x| *x == max).unwrap_or(0);
+            let at = logits.iter().position(|x| *x >= max).unwrap_or(0);
             self.best = (first + at) as u32;
             factor = f64::from(self.max - max).exp();
             self.max = max;

@@ -60,6 +60,7 @@ pub(super) struct Experts {
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own that some architecture throws")]
 pub(super) struct Architecture {
     /// Values of `model_type`.
     pub(super) model_types: &'static [&'static str],

@@ -97,13 +97,12 @@ impl Attention {
     /// Attention of one window of normalized rows; the result, before it is added, goes to `out`.
     pub(super) fn apply(
         &self,
-        kernels: &Kernels,
+        (kernels, observe): (&Kernels, &dyn Observe),
         shape: &AttentionShape,
         turns: Option<&Turns>,
         x: &[f32],
         scratch: &mut AttentionScratch,
         out: &mut Vec<f32>,
-        observe: &dyn Observe,
     ) {
         let n_tokens = x.len() / shape.width;
         let (queries, keys) = (shape.queries(), shape.keys());
@@ -141,7 +140,9 @@ impl Attention {
                 query.chunks_exact_mut(shape.head_dim).for_each(|head| turns.turn(position, head));
                 key.chunks_exact_mut(shape.head_dim).for_each(|head| turns.turn(position, head));
             }
-            query.iter_mut().for_each(|x| *x *= shape.scale);
+            for x in query {
+                *x *= shape.scale;
+            }
         }
     }
 }
@@ -186,5 +187,7 @@ fn weigh(kernels: &Kernels, shape: &AttentionShape, position: usize, scores: &mu
     }
     let sum = kernels.exponentials(kernels.greatest(scores), scores);
     let share = (1.0 / sum) as f32;
-    scores.iter_mut().for_each(|x| *x *= share);
+    for score in scores {
+        *score *= share;
+    }
 }

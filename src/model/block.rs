@@ -66,7 +66,7 @@ impl Block {
     ) {
         let Scratch { attention, feed_forward, normed, out } = scratch;
         self.enter(&self.attention_norm, x, normed);
-        self.attention.apply(kernels, &plan.attention, turns, normed, attention, out, observe);
+        self.attention.apply((kernels, observe), &plan.attention, turns, normed, attention, out);
         self.leave(&self.attention_norm, self.attention_out_norm.as_ref(), out, x);
         self.enter(&self.feed_forward_norm, x, normed);
         self.feed_forward.apply(kernels, &plan.feed_forward, normed, feed_forward, out, observe);

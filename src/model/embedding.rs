@@ -64,7 +64,9 @@ impl<'a> TokenEmbedding<'a> {
             let token = *token as usize;
             self.tokens.read_rows(kernels, token..token + 1, out);
             if let Some(scale) = self.scale {
-                out.iter_mut().for_each(|x| *x *= scale);
+                for x in out.iter_mut() {
+                    *x *= scale;
+                }
             }
             let position = self.positions.as_ref().map(|rows| &rows[position * width..][..width]);
             for row in [position, self.token_type.as_deref()].into_iter().flatten() {

@@ -182,7 +182,9 @@ impl Mixture {
                 continue;
             }
             rows.clear();
-            tokens.iter().for_each(|(token, _)| rows.extend_from_slice(&x[token * width..][..width]));
+            for (token, _) in &tokens {
+                rows.extend_from_slice(&x[token * width..][..width]);
+            }
             expert.apply(kernels, &shape.expert, rows, (gate, up), expert_out, observe);
             for ((token, weight), result) in tokens.iter().zip(expert_out.chunks_exact(width)) {
                 add_scaled(&mut out[token * width..][..width], result, *weight);

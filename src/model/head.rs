@@ -9,7 +9,7 @@ use reweight_quant::store::Weight;
 use super::error::ModelError;
 use super::hidden::HiddenStates;
 use super::plan::NetworkPlan;
-use super::tensors::{Tensors, lay_out};
+use super::tensors::{Tensors, check, lay_out};
 
 /// Outputs that are laid out together.
 const SLICE: usize = 8192;
@@ -49,7 +49,7 @@ impl<'a> Head<'a> {
             || ModelError::MissingTensor { path: tensors.model.path().to_owned(), tensor: format!("{name}.weight") };
         let tied = tied_to.and_then(|tied| tensors.find(tied));
         let weight = if plan.tied { tied.or(own) } else { own }.ok_or_else(missing)?;
-        tensors.check(weight, &[weight.rows(), plan.width])?;
+        check(weight, &[weight.rows(), plan.width])?;
         let bias = tensors.vector_if(kernels, &format!("{name}.bias"), weight.rows())?;
         Ok(Self { weight, bias, cap: plan.logit_cap })
     }
@@ -120,7 +120,9 @@ pub(super) fn classify(kernels: &Kernels, heads: &[(Head<'_>, usize)], hidden: &
                 sums.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
             }
         }
-        sums.iter_mut().for_each(|sum| *sum /= heads.len() as f32);
+        for sum in &mut sums {
+            *sum /= heads.len() as f32;
+        }
         sums
     })
     .collect()

@@ -50,7 +50,7 @@ impl<'a> Network<'a> {
         let config = Config { path, json };
         let (config, architecture) = find_architecture(config)?;
         let tensors = Tensors::of(model, architecture.prefixes, architecture.embedding)?;
-        let plan = NetworkPlan::of(config, architecture)?;
+        let plan = NetworkPlan::of(config, &architecture)?;
         let embedding = Embedding::open(&tensors, kernels, &plan, config)?;
         let final_norm = architecture
             .final_norm

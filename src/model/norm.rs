@@ -28,7 +28,9 @@ impl Norm {
     ) -> Result<Self, ModelError> {
         let mut factors = tensors.vector(kernels, &format!("{name}.weight"), width)?;
         if kind == NormKind::RmsOffset {
-            factors.iter_mut().for_each(|factor| *factor += 1.0);
+            for factor in &mut factors {
+                *factor += 1.0;
+            }
         }
         let biases = tensors.vector_if(kernels, &format!("{name}.bias"), width)?.unwrap_or_default();
         Ok(Self { factors, biases, removes_mean: kind == NormKind::Layer, epsilon })
@@ -40,7 +42,9 @@ impl Norm {
         for row in rows.chunks_exact_mut(width) {
             if self.removes_mean {
                 let mean = (sum(row, |x| x) / width as f64) as f32;
-                row.iter_mut().for_each(|x| *x -= mean);
+                for x in row.iter_mut() {
+                    *x -= mean;
+                }
             }
             let variance = sum(row, |x| x * x) / width as f64;
             let scale = (1.0 / (variance + self.epsilon).sqrt()) as f32;

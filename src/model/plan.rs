@@ -36,30 +36,30 @@ pub(super) struct NetworkPlan {
 }
 
 impl NetworkPlan {
-    pub(super) fn of(config: Config<'_>, architecture: Architecture) -> Result<Self, ModelError> {
+    pub(super) fn of(config: Config<'_>, architecture: &Architecture) -> Result<Self, ModelError> {
         let width = config.size(&["hidden_size", "n_embd"])?;
         let n_blocks = config.size(&["num_hidden_layers", "n_layer"])?;
         let epsilon = config.float(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"])?;
         refuse(config)?;
-        let (ropes, locals) = ropes(config, &architecture, width)?;
+        let (ropes, locals) = ropes(config, architecture, width)?;
         let blocks = (0..n_blocks)
             .map(|index| {
-                let window = window(config, &architecture, index)?;
-                let rope = if !turns(config, &architecture, index)? {
+                let window = window(config, architecture, index)?;
+                let rope = if !turns(config, architecture, index)? {
                     None
                 } else if window.is_some() && locals {
                     Some(1)
                 } else {
                     Some(0)
                 };
-                let attention = attention(config, &architecture, width, window)?;
-                let feed_forward = feed_forward(config, &architecture, width, index)?;
+                let attention = attention(config, architecture, width, window)?;
+                let feed_forward = feed_forward(config, architecture, width, index)?;
                 Ok(BlockPlan { attention, feed_forward, rope })
             })
             .collect::<Result<_, ModelError>>()?;
         let tied = architecture.norm == NormKind::RmsOffset || architecture.transposed;
         Ok(Self {
-            architecture,
+            architecture: *architecture,
             width,
             epsilon,
             blocks,

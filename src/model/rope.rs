@@ -109,7 +109,7 @@ impl Rope {
         Ok(())
     }
 
-    /// Between which frequencies YaRN goes from extrapolating to interpolating.
+    /// Between which frequencies it goes from extrapolating to interpolating.
     fn yarn_range(&self, scaling: Config<'_>, trained: usize) -> Result<(f64, f64), ModelError> {
         let dims = self.dims as f64;
         let at = |turns: f64| dims * (trained as f64 / (turns * 2.0 * PI)).ln() / (2.0 * self.base.ln());
@@ -118,7 +118,7 @@ impl Rope {
             (low, high) = (low.floor(), high.ceil());
         }
         let (low, high) = (low.max(0.0), high.min(dims - 1.0));
-        Ok((low, if low == high { high + 0.001 } else { high }))
+        Ok((low, if low < high { high } else { low + 0.001 }))
     }
 
     /// Radians a position, for a window of so many tokens.

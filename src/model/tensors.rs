@@ -44,20 +44,8 @@ impl<'a> Tensors<'a> {
         let weight = self
             .find(name)
             .ok_or_else(|| ModelError::MissingTensor { path: self.model.path().to_owned(), tensor: name.to_owned() })?;
-        self.check(weight, shape)?;
+        check(weight, shape)?;
         Ok(weight)
-    }
-
-    pub(super) fn check(&self, weight: &Weight, shape: &[usize]) -> Result<(), ModelError> {
-        if weight.shape == shape {
-            return Ok(());
-        }
-        Err(ModelError::Shape {
-            path: weight.file().to_owned(),
-            tensor: weight.name.clone(),
-            expected: shape.to_owned(),
-            found: weight.shape.clone(),
-        })
     }
 
     /// A vector of so many values.
@@ -72,6 +60,19 @@ impl<'a> Tensors<'a> {
         }
         self.vector(kernels, name, n).map(Some)
     }
+}
+
+/// Whether a tensor has this shape.
+pub(super) fn check(weight: &Weight, shape: &[usize]) -> Result<(), ModelError> {
+    if weight.shape == shape {
+        return Ok(());
+    }
+    Err(ModelError::Shape {
+        path: weight.file().to_owned(),
+        tensor: weight.name.clone(),
+        expected: shape.to_owned(),
+        found: weight.shape.clone(),
+    })
 }
 
 /// Every value of a tensor.

@@ -161,12 +161,22 @@ impl Ui {
     /// Starts to show how much of `total_bytes` is done: a bar on a terminal, else a line every ten seconds, and nothing
     /// with `--quiet`. One at a time; it ends when it is dropped.
     pub(crate) fn progress(&self, total_bytes: u64) -> Progress<'_> {
+        self.start_progress(total_bytes, progress::Unit::Bytes)
+    }
+
+    /// As [`Ui::progress`], for tokens that each pass `passes` blocks: told of every token once a block.
+    pub(crate) fn progress_of_tokens(&self, n_tokens: usize, passes: usize) -> Progress<'_> {
+        let passes = passes.max(1) as u64;
+        self.start_progress(n_tokens as u64 * passes, progress::Unit::Tokens { passes })
+    }
+
+    fn start_progress(&self, total: u64, unit: progress::Unit) -> Progress<'_> {
         let shown = match self.level {
             Level::Quiet => progress::Shown::Nothing,
             Level::Normal if self.err_is_terminal => progress::Shown::Bar,
             _ => progress::Shown::Lines,
         };
-        Progress::start(self, total_bytes, shown)
+        Progress::start(self, total, unit, shown)
     }
 
     /// Set once the user asks to stop (Ctrl-C, or a signal to end). Long loops look at it between tensors.

@@ -21,11 +21,22 @@ pub(super) enum Shown {
     Lines,
 }
 
-/// Bytes done out of a total. Any thread may tell of bytes and names; what is shown ends when this is dropped.
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Bytes,
+    /// Tokens, each of which is counted so many times until it is done.
+    Tokens {
+        passes: u64,
+    },
+}
+
+/// Bytes or tokens done out of a total. Any thread may tell of bytes and names; what is shown ends when this is dropped.
 pub(crate) struct Progress<'ui> {
     ui: &'ui Ui,
-    total_bytes: u64,
-    done_bytes: AtomicU64,
+    total: u64,
+    done: AtomicU64,
+    unit: Unit,
     started: Instant,
     view: View,
 }
@@ -42,26 +53,26 @@ struct Lines {
 }
 
 impl<'ui> Progress<'ui> {
-    pub(super) fn start(ui: &'ui Ui, total_bytes: u64, shown: Shown) -> Self {
+    pub(super) fn start(ui: &'ui Ui, total: u64, unit: Unit, shown: Shown) -> Self {
         let started = Instant::now();
         let view = match shown {
             Shown::Nothing => View::Nothing,
-            Shown::Bar => View::Bar(bar(total_bytes)),
+            Shown::Bar => View::Bar(bar(total, unit)),
             Shown::Lines => View::Lines(Mutex::new(Lines { name: String::new(), next: started + LINE_EVERY })),
         };
         if let View::Bar(bar) = &view {
             *ui.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
         }
-        Self { ui, total_bytes, done_bytes: AtomicU64::new(0), started, view }
+        Self { ui, total, done: AtomicU64::new(0), unit, started, view }
     }
 
-    /// Tells that so many more bytes are done.
-    pub(crate) fn advance(&self, bytes: u64) {
-        let done_bytes = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    /// Tells that so many more are done.
+    pub(crate) fn advance(&self, count: u64) {
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
         match &self.view {
             View::Nothing => {}
-            View::Bar(bar) => bar.inc(bytes),
-            View::Lines(lines) => self.line_if_due(lines, done_bytes, Instant::now()),
+            View::Bar(bar) => bar.inc(count),
+            View::Lines(lines) => self.line_if_due(lines, done, Instant::now()),
         }
     }
 
@@ -80,11 +91,11 @@ impl<'ui> Progress<'ui> {
     }
 
     /// Says where the run is, when it is time to. A thread that finds another one at it goes on with its work.
-    fn line_if_due(&self, lines: &Mutex<Lines>, done_bytes: u64, now: Instant) {
+    fn line_if_due(&self, lines: &Mutex<Lines>, done: u64, now: Instant) {
         let Ok(mut lines) = lines.try_lock() else { return };
         if now >= lines.next {
             lines.next = now + LINE_EVERY;
-            self.ui.note(&line(done_bytes, self.total_bytes, now - self.started, &lines.name));
+            self.ui.note(&line(self.unit, done, self.total, now - self.started, &lines.name));
         }
     }
 }
@@ -99,29 +110,36 @@ impl Drop for Progress<'_> {
 }
 
 /// A bar on standard error, without color so that `--color` needs no word with it.
-fn bar(total_bytes: u64) -> ProgressBar {
+fn bar(total: u64, unit: Unit) -> ProgressBar {
     let style = ProgressStyle::with_template("[{bar:10}] {percent:>3}%  {pace}  {wide_msg}")
         .expect("the template is well formed")
         .progress_chars("=> ")
-        .with_key("pace", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(&pace(state.pos(), state.len().unwrap_or(0), state.elapsed()));
+        .with_key("pace", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = out.write_str(&pace(unit, state.pos(), state.len().unwrap_or(0), state.elapsed()));
         });
-    let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr()).with_style(style);
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
     bar.enable_steady_tick(DRAW_EVERY);
     bar
 }
 
 /// `25%  1.25 GB of 5.00 GB, 125 MB/s, 30 s left  model.embed_tokens.weight`
-fn line(done_bytes: u64, total_bytes: u64, elapsed: Duration, name: &str) -> String {
-    let percent = u128::from(done_bytes) * 100 / u128::from(total_bytes.max(1));
-    let text = format!("{percent}%  {}  {name}", pace(done_bytes, total_bytes, elapsed));
+fn line(unit: Unit, done: u64, total: u64, elapsed: Duration, name: &str) -> String {
+    let percent = u128::from(done) * 100 / u128::from(total.max(1));
+    let text = format!("{percent}%  {}  {name}", pace(unit, done, total, elapsed));
     text.trim_end().to_owned()
 }
 
 /// `1.25 GB of 5.00 GB, 125 MB/s, 30 s left`: the time left at the mean rate so far, once there is one.
-fn pace(done_bytes: u64, total_bytes: u64, elapsed: Duration) -> String {
-    let done = format!("{} of {}, {}", bytes(done_bytes), bytes(total_bytes), rate(done_bytes, elapsed));
-    let left = elapsed.as_secs_f64() * total_bytes.saturating_sub(done_bytes) as f64 / done_bytes as f64;
+fn pace(unit: Unit, done: u64, total: u64, elapsed: Duration) -> String {
+    let left = elapsed.as_secs_f64() * total.saturating_sub(done) as f64 / done as f64;
+    let done = match unit {
+        Unit::Bytes => format!("{} of {}, {}", bytes(done), bytes(total), rate(done, elapsed)),
+        Unit::Tokens { passes } => {
+            let per_second = done as f64 / passes as f64 / elapsed.as_secs_f64();
+            let per_second = if per_second.is_finite() { format!("{per_second:.0}") } else { "-".to_owned() };
+            format!("{} of {} tokens, {per_second} tokens/s", done / passes, total / passes)
+        }
+    };
     match Duration::try_from_secs_f64(left.round()) {
         Ok(left) if left.as_secs() < 60 => format!("{done}, {} s left", left.as_secs()),
         Ok(left) => format!("{done}, {} left", duration(left)),
@@ -137,18 +155,23 @@ mod tests {
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
         assert_eq!(
-            line(1_250_000_000, 5_000_000_000, Duration::from_secs(10), "embed"),
+            line(Unit::Bytes, 1_250_000_000, 5_000_000_000, Duration::from_secs(10), "embed"),
             "25%  1.25 GB of 5.00 GB, 125 MB/s, 30 s left  embed"
         );
-        assert_eq!(line(0, 5_000, Duration::from_secs(10), ""), "0%  0 B of 5.00 kB, 0 B/s");
-        assert_eq!(line(0, 0, Duration::ZERO, "a"), "0%  0 B of 0 B, - MB/s  a");
-        assert_eq!(line(7, 5, Duration::from_secs(1), ""), "140%  7 B of 5 B, 7 B/s, 0 s left");
+        assert_eq!(line(Unit::Bytes, 0, 5_000, Duration::from_secs(10), ""), "0%  0 B of 5.00 kB, 0 B/s");
+        assert_eq!(line(Unit::Bytes, 0, 0, Duration::ZERO, "a"), "0%  0 B of 0 B, - MB/s  a");
+        let tokens = Unit::Tokens { passes: 30 };
+        assert_eq!(
+            line(tokens, 30_000, 120_000, Duration::from_secs(10), "layers.7"),
+            "25%  1000 of 4000 tokens, 100 tokens/s, 30 s left  layers.7"
+        );
+        assert_eq!(line(Unit::Bytes, 7, 5, Duration::from_secs(1), ""), "140%  7 B of 5 B, 7 B/s, 0 s left");
     }
 
     #[test]
     fn a_line_comes_every_ten_seconds() {
         let (ui, streams) = captured(&[]);
-        let progress = Progress::start(&ui, 1000, Shown::Lines);
+        let progress = Progress::start(&ui, 1000, Unit::Bytes, Shown::Lines);
         let View::Lines(lines) = &progress.view else { panic!("lines were asked for") };
         progress.name("a\x1b[2J");
         for (second, done_bytes) in [(9, 90), (10, 100), (11, 110), (19, 190), (21, 210)] {
@@ -171,7 +194,7 @@ mod tests {
                 scope.spawn(|| (0..100).for_each(|_| progress.advance(10)));
             }
         });
-        assert_eq!(progress.done_bytes.load(Ordering::Relaxed), 4000);
+        assert_eq!(progress.done.load(Ordering::Relaxed), 4000);
         progress.finish();
         assert_eq!(streams.err(), "", "ten seconds have not passed");
     }

@@ -5,6 +5,7 @@
 //! - [`json`]: what `--json` promises whatever the verb.
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
+//! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
 //! - [`generate`]: completion scripts and manual pages.
 //! - [`hostile`]: files that no honest program writes.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
@@ -17,6 +18,7 @@
 mod support;
 mod synthetic;
 
+mod evaluate;
 mod generate;
 mod help;
 mod hostile;

@@ -290,6 +290,8 @@ fn tanh(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::float_cmp, reason = "limits, maxima and the same products are exact")]
+
     use super::Activation;
     use crate::supported;
 

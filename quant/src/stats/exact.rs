@@ -85,8 +85,10 @@ mod tests {
     fn the_order_of_additions_does_not_matter_and_parts_give_the_sums_again() {
         let values: Vec<f64> = (0..2000).map(|i| (f64::from(i) * 0.7).sin() * 10_f64.powi(i % 17 - 5)).collect();
         let (mut forward, mut backward) = (ExactSums::zeros(1), ExactSums::zeros(1));
-        values.iter().for_each(|value| forward.add(&[*value]));
-        values.iter().rev().for_each(|value| backward.add(&[*value]));
+        for (first, last) in values.iter().zip(values.iter().rev()) {
+            forward.add(&[*first]);
+            backward.add(&[*last]);
+        }
         assert_eq!(forward, backward);
         let again = ExactSums::from_parts(&forward.values(), &forward.rests());
         assert_eq!(again, forward);

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use super::{ExactSums, Gram, InputStatistics, Key, Statistics};
 use crate::error::FileError;
 use crate::store::safetensors::{NewTensor, SafetensorsFile, layout};
@@ -17,6 +19,43 @@ use crate::tensor::Dtype;
 const FORMAT: &str = "reweight-statistics";
 const VERSION: &str = "1";
 
+/// What one tensor of the file holds.
+enum Part<'a> {
+    Bytes(Vec<u8>),
+    Units(&'a [i64]),
+}
+
+impl Part<'_> {
+    fn write(&self, file: &mut impl Write) -> std::io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => file.write_all(bytes),
+            Self::Units(units) => units.chunks(1 << 16).try_for_each(|units| {
+                let bytes: Vec<u8> = units.iter().flat_map(|units| units.to_le_bytes()).collect();
+                file.write_all(&bytes)
+            }),
+        }
+    }
+}
+
+/// Writes a file beside where it will be, and lets it appear by rename.
+///
+/// # Errors
+/// `FileError::Io`.
+pub(super) fn write_by_rename(
+    path: &Path,
+    write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
+) -> Result<(), FileError> {
+    let io = |doing| FileError::io(path, doing);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(io("write"))?;
+    write(file.as_file_mut()).map_err(io("write"))?;
+    file.persist(path).map_err(|error| error.error).map_err(io("rename"))?;
+    Ok(())
+}
+
 impl Statistics {
     /// Writes the file; it appears by rename.
     ///
@@ -24,11 +63,11 @@ impl Statistics {
     /// `FileError::Io`.
     pub fn write(&self, path: &Path) -> Result<(), FileError> {
         let mut tensors = Vec::new();
-        let mut parts: Vec<Vec<u8>> = Vec::new();
+        let mut parts: Vec<Part<'_>> = Vec::new();
         for (key, input) in &self.inputs {
-            let mut add = |what: &str, dtype, shape, bytes| {
+            let mut add = |what: &str, dtype, shape, bytes: Vec<u8>| {
                 tensors.push(NewTensor { name: format!("{}.{what}", key.0), dtype, shape });
-                parts.push(bytes);
+                parts.push(Part::Bytes(bytes));
             };
             let width = vec![input.width()];
             let floats = |values: Vec<f64>| values.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -38,32 +77,27 @@ impl Statistics {
             add("square_sum", Dtype::F64, width.clone(), floats(input.square_sum.values()));
             add("square_sum.rest", Dtype::F64, width, floats(input.square_sum.rests()));
             if let Some(gram) = &input.gram {
-                let bytes = gram.units().iter().flat_map(|units| units.to_le_bytes()).collect();
-                add("gram", Dtype::I64, vec![gram.units().len()], bytes);
+                let (name, shape) = (format!("{}.gram", key.0), vec![gram.units().len()]);
+                tensors.push(NewTensor { name, dtype: Dtype::I64, shape });
+                parts.push(Part::Units(gram.units()));
             }
         }
-        let json = |value| serde_json::to_string(value).expect("names and numbers always serialize");
+        let text = |json: Value| json.to_string();
         let layers: BTreeMap<&str, &str> =
             self.layers.iter().map(|(layer, key)| (layer.0.as_str(), key.0.as_str())).collect();
         let metadata = BTreeMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("version".to_owned(), VERSION.to_owned()),
-            ("layers".to_owned(), serde_json::to_string(&layers).expect("names always serialize")),
-            ("provenance".to_owned(), json(&self.provenance)),
+            ("layers".to_owned(), text(json!(layers))),
+            ("provenance".to_owned(), text(json!(self.provenance))),
         ]);
         let layout = layout(&tensors, &metadata);
         let mut order: Vec<usize> = (0..parts.len()).collect();
         order.sort_by_key(|index| layout.ranges[*index].start);
-        let io = |doing| FileError::io(path, doing);
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io("write"))?;
-        file.write_all(&layout.header).map_err(io("write"))?;
-        for index in order {
-            file.write_all(&parts[index]).map_err(io("write"))?;
-        }
-        file.as_file().sync_all().map_err(io("write"))?;
-        file.persist(path).map_err(|error| error.error).map_err(io("rename"))?;
-        Ok(())
+        write_by_rename(path, |file| {
+            file.write_all(&layout.header)?;
+            order.into_iter().try_for_each(|index| parts[index].write(file))
+        })
     }
 
     /// Reads a file that [`Statistics::write`] made.
@@ -72,17 +106,18 @@ impl Statistics {
     /// `FileError` where it is none, or its parts do not fit together.
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let file = SafetensorsFile::open(path)?;
-        let malformed =
-            |what: String| FileError::Malformed { path: path.to_owned(), format: "statistics", what };
+        let malformed = |what: String| FileError::Malformed { path: path.to_owned(), format: "statistics", what };
         let metadata = |key: &str| {
-            file.metadata().get(key).ok_or_else(|| malformed(format!("expected {key:?} in the metadata, found nothing")))
+            file.metadata()
+                .get(key)
+                .ok_or_else(|| malformed(format!("expected {key:?} in the metadata, found nothing")))
         };
         if metadata("format")? != FORMAT || metadata("version")? != VERSION {
             return Err(malformed(format!("expected format {FORMAT:?}, version {VERSION:?}")));
         }
-        let json = |error: serde_json::Error| malformed(error.to_string());
-        let layers: BTreeMap<Key, Key> = serde_json::from_str(metadata("layers")?).map_err(json)?;
-        let provenance = serde_json::from_str(metadata("provenance")?).map_err(json)?;
+        let unreadable = |error: serde_json::Error| malformed(error.to_string());
+        let layers: BTreeMap<Key, Key> = serde_json::from_str(metadata("layers")?).map_err(unreadable)?;
+        let provenance = serde_json::from_str(metadata("provenance")?).map_err(unreadable)?;
         let mut statistics = Self { layers, provenance, ..Self::default() };
         for entry in file.tensors() {
             if let Some(name) = entry.name.strip_suffix(".tokens") {

@@ -41,12 +41,10 @@ impl Gram {
     pub fn matrix(&self) -> Vec<f64> {
         let n = self.width;
         let mut matrix = vec![0.0; n * n];
-        let mut units = self.units.iter();
-        for i in 0..n {
-            for j in i..n {
-                let value = *units.next().expect("a triangle has a value for each pair") as f64 * UNIT;
-                (matrix[i * n + j], matrix[j * n + i]) = (value, value);
-            }
+        let pairs = (0..n).flat_map(|i| (i..n).map(move |j| (i, j)));
+        for ((i, j), units) in pairs.zip(&self.units) {
+            let value = *units as f64 * UNIT;
+            (matrix[i * n + j], matrix[j * n + i]) = (value, value);
         }
         matrix
     }

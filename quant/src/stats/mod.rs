@@ -8,6 +8,7 @@ mod collect;
 mod exact;
 mod file;
 mod gram;
+pub mod imatrix;
 
 use std::collections::BTreeMap;
 

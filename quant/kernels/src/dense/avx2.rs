@@ -37,12 +37,12 @@ fn enter(tile: &mut Tile<'_>) {
 fn rows<const N: usize>(tile: &mut Tile<'_>, first: usize) {
     let mut sums = [[_mm256_setzero_ps(); 4]; N];
     let stride = tile.x_stride;
-    let x = tile.x[first * stride..].as_ptr();
+    let x = &tile.x[first * stride..];
     for (input, Lane(weights)) in tile.panel.iter().enumerate() {
         let mut xs = [_mm256_setzero_ps(); N];
         for (row, to) in xs.iter_mut().enumerate() {
             // SAFETY: `first + row` is below `tile.rows` and `input` below the panel's length; `Tile::check` holds `x` to be that long.
-            let x = unsafe { &*x.add(row * stride + input) };
+            let x = unsafe { x.get_unchecked(row * stride + input) };
             *to = _mm256_broadcast_ss(x);
         }
         for (quarter, weights) in weights.as_chunks::<8>().0.iter().enumerate() {

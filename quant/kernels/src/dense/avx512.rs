@@ -47,7 +47,7 @@ fn enter(tile: &mut Tile<'_>) {
 fn rows<const N: usize>(tile: &mut Tile<'_>, first: usize) {
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
     let stride = tile.x_stride;
-    let x = tile.x[first * stride..].as_ptr();
+    let x = &tile.x[first * stride..];
     for (input, Lane(weights)) in tile.panel.iter().enumerate() {
         // SAFETY: the first 16 of 32 weights.
         let low = unsafe { _mm512_loadu_ps(weights.as_ptr()) };
@@ -55,7 +55,8 @@ fn rows<const N: usize>(tile: &mut Tile<'_>, first: usize) {
         let high = unsafe { _mm512_loadu_ps(weights[PANEL / 2..].as_ptr()) };
         for (row, sums) in sums.iter_mut().enumerate() {
             // SAFETY: `first + row` is below `tile.rows` and `input` below the panel's length; `Tile::check` holds `x` to be that long.
-            let x = _mm512_set1_ps(unsafe { *x.add(row * stride + input) });
+            let x = unsafe { x.get_unchecked(row * stride + input) };
+            let x = _mm512_set1_ps(*x);
             sums[0] = _mm512_fmadd_ps(x, low, sums[0]);
             sums[1] = _mm512_fmadd_ps(x, high, sums[1]);
         }

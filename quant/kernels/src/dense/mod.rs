@@ -152,14 +152,15 @@ impl Dense {
         outputs: usize,
         inputs: usize,
     ) {
+        let RowsMut { values: out, stride: out_stride } = out;
         assert!(outputs <= self.outputs && inputs <= self.inputs, "a part of the matrix");
         if n_rows == 0 || outputs == 0 {
             return;
         }
         assert!(x.values.len() >= (n_rows - 1) * x.stride + inputs && inputs <= x.stride, "rows of `x`");
-        assert!(out.values.len() >= (n_rows - 1) * out.stride + outputs && outputs <= out.stride, "rows of `out`");
+        assert!(out.len() >= (n_rows - 1) * out_stride + outputs && outputs <= out_stride, "rows of `out`");
         if inputs == 0 {
-            (0..n_rows).for_each(|row| out.values[row * out.stride..][..outputs].fill(0.0));
+            (0..n_rows).for_each(|row| out[row * out_stride..][..outputs].fill(0.0));
             return;
         }
         let kernel = kernel(kernels);
@@ -174,8 +175,8 @@ impl Dense {
                         x_stride: x.stride,
                         rows,
                         panel: &self.panels[start..start + n_inputs],
-                        out: &mut out.values[first_row * out.stride + first..],
-                        out_stride: out.stride,
+                        out: &mut out[first_row * out_stride + first..],
+                        out_stride,
                         outputs: PANEL.min(outputs - first),
                         add: first_input > 0,
                     });

@@ -99,5 +99,5 @@ fn no_inputs_give_zeros() {
     let mut out = [1.0; 4];
     let x = Rows { values: &[], stride: 0 };
     dense.product(supported()[0], x, 2, RowsMut { values: &mut out, stride: 2 });
-    assert_eq!(out, [0.0; 4]);
+    assert!(out.iter().all(|x| x.to_bits() == 0), "{out:?}");
 }

@@ -84,7 +84,7 @@ impl Serialize for Ids<'_> {
 
 /// `tokenizer.json`.
 #[derive(Serialize)]
-struct Tokenizer<'a> {
+struct TokenizerFile<'a> {
     version: &'static str,
     truncation: Option<Json>,
     padding: Option<Json>,
@@ -254,7 +254,7 @@ fn tokenizer<'a>(
     built: Built<'a>,
     add_bos: bool,
     add_eos: bool,
-) -> Result<Tokenizer<'a>, FileError> {
+) -> Result<TokenizerFile<'a>, FileError> {
     let added: Vec<Json> = built
         .added
         .iter()
@@ -271,7 +271,7 @@ fn tokenizer<'a>(
         (Some(first), Some(second)) => json!({ "type": "Sequence", "processors": [first, second] }),
         (first, second) => json!(first.or(second)),
     };
-    Ok(Tokenizer {
+    Ok(TokenizerFile {
         version: "1.0",
         truncation: None,
         padding: None,
