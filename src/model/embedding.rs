@@ -14,7 +14,8 @@ use super::tensors::{Tensors, all};
 pub(super) struct TokenEmbedding<'a> {
     tokens: &'a Weight,
     positions: Option<Vec<f32>>,
-    token_type: Option<Vec<f32>>,
+    /// Rows for kinds of token.
+    token_types: Option<Vec<f32>>,
     norm: Option<Norm>,
     scale: Option<f32>,
 }
@@ -33,12 +34,10 @@ impl<'a> TokenEmbedding<'a> {
             let weight = tensors.get(&tensors.full(name), &[plan.positions, plan.width])?;
             Ok::<_, ModelError>(all(kernels, weight))
         });
-        let token_type = architecture.token_types.map(|name| {
+        let token_types = architecture.token_types.map(|name| {
             let kinds = config.size_or("type_vocab_size", 2)?;
             let weight = tensors.get(&tensors.full(name), &[kinds, plan.width])?;
-            let mut first = vec![0.0; plan.width];
-            weight.read_rows(kernels, 0..1, &mut first);
-            Ok::<_, ModelError>(first)
+            Ok::<_, ModelError>(all(kernels, weight))
         });
         let norm = architecture
             .embedding_norm
@@ -46,7 +45,7 @@ impl<'a> TokenEmbedding<'a> {
         Ok(Self {
             tokens,
             positions: positions.transpose()?,
-            token_type: token_type.transpose()?,
+            token_types: token_types.transpose()?,
             norm: norm.transpose()?,
             scale: architecture.scale_embedding.then(|| (plan.width as f32).sqrt()),
         })
@@ -57,8 +56,13 @@ impl<'a> TokenEmbedding<'a> {
         self.tokens.rows()
     }
 
-    /// Writes the vectors of a window of tokens.
-    pub(super) fn write(&self, kernels: &Kernels, tokens: &[u32], out: &mut [f32]) {
+    /// How many kinds of token there are.
+    pub(super) fn n_kinds(&self) -> usize {
+        self.token_types.as_ref().map_or(0, |rows| rows.len() / self.tokens.columns())
+    }
+
+    /// Writes the vectors of a window of tokens, of their kinds, or all of kind 0.
+    pub(super) fn write(&self, kernels: &Kernels, tokens: &[u32], kinds: Option<&[u32]>, out: &mut [f32]) {
         let width = self.tokens.columns();
         for (position, (token, out)) in tokens.iter().zip(out.chunks_exact_mut(width)).enumerate() {
             let token = *token as usize;
@@ -68,8 +72,10 @@ impl<'a> TokenEmbedding<'a> {
                     *x *= scale;
                 }
             }
+            let kind = kinds.map_or(0, |kinds| kinds[position] as usize);
+            let kind = self.token_types.as_ref().map(|rows| &rows[kind * width..][..width]);
             let position = self.positions.as_ref().map(|rows| &rows[position * width..][..width]);
-            for row in [position, self.token_type.as_deref()].into_iter().flatten() {
+            for row in [position, kind].into_iter().flatten() {
                 out.iter_mut().zip(row).for_each(|(x, row)| *x += row);
             }
         }

@@ -112,13 +112,35 @@ impl<'a> Network<'a> {
     /// `ModelError`: a token outside the vocabulary, windows beyond learned positions, a tensor that is missing or of
     /// another shape, an interruption.
     pub fn hidden_states(&self, windows: &[&[u32]], run: &Run<'_>) -> Result<HiddenStates, ModelError> {
+        self.hidden_states_of_kinds(windows, None, run)
+    }
+
+    /// [`Network::hidden_states`] with the kind of every token (`token_type_ids`), for encoders that tell a pair of texts apart.
+    ///
+    /// # Errors
+    /// As there; and a kind that the model does not have, or as many kinds as tokens are not given.
+    pub fn hidden_states_of_kinds(
+        &self,
+        windows: &[&[u32]],
+        kinds: Option<&[&[u32]]>,
+        run: &Run<'_>,
+    ) -> Result<HiddenStates, ModelError> {
         let Embedding::Tokens(embedding) = &self.embedding else {
             return Err(self.unsupported("tokens for a model of images"));
         };
         self.check_tokens(windows, embedding.vocabulary())?;
+        if let Some(kinds) = kinds {
+            let lengths = |windows: &[&[u32]]| windows.iter().map(|window| window.len()).collect::<Vec<_>>();
+            let known = kinds.iter().copied().flatten().all(|kind| (*kind as usize) < embedding.n_kinds());
+            if !known || lengths(kinds) != lengths(windows) {
+                return Err(self.unsupported(&format!("anything but one of {} kinds a token", embedding.n_kinds())));
+            }
+        }
         let mut hidden = HiddenStates::new(self.width(), windows.iter().map(|window| window.len()))?;
-        let rows = hidden.windows_mut().into_par_iter().zip(windows);
-        rows.for_each(|(rows, tokens)| embedding.write(self.kernels, tokens, rows));
+        let rows = hidden.windows_mut().into_par_iter().zip(windows).enumerate();
+        rows.for_each(|(index, (rows, tokens))| {
+            embedding.write(self.kernels, tokens, kinds.map(|kinds| kinds[index]), rows);
+        });
         self.run_blocks(&mut hidden, run)?;
         Ok(hidden)
     }

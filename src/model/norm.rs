@@ -26,13 +26,16 @@ impl Norm {
         width: usize,
         (kind, epsilon): (NormKind, f64),
     ) -> Result<Self, ModelError> {
-        let mut factors = tensors.vector(kernels, &format!("{name}.weight"), width)?;
+        // The first BERT checkpoints say gamma and beta.
+        let old = tensors.find(&format!("{name}.weight")).is_none() && tensors.find(&format!("{name}.gamma")).is_some();
+        let [weight, bias] = if old { ["gamma", "beta"] } else { ["weight", "bias"] };
+        let mut factors = tensors.vector(kernels, &format!("{name}.{weight}"), width)?;
         if kind == NormKind::RmsOffset {
             for factor in &mut factors {
                 *factor += 1.0;
             }
         }
-        let biases = tensors.vector_if(kernels, &format!("{name}.bias"), width)?.unwrap_or_default();
+        let biases = tensors.vector_if(kernels, &format!("{name}.{bias}"), width)?.unwrap_or_default();
         Ok(Self { factors, biases, removes_mean: kind == NormKind::Layer, epsilon })
     }
 

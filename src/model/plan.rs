@@ -52,7 +52,10 @@ impl NetworkPlan {
                 } else {
                     Some(0)
                 };
-                let attention = attention(config, architecture, width, window)?;
+                let mut attention = attention(config, architecture, width, window)?;
+                if config.flag_or("scale_attn_by_inverse_layer_idx", false)? {
+                    attention.scale /= (index + 1) as f32;
+                }
                 let feed_forward = feed_forward(config, architecture, width, index)?;
                 Ok(BlockPlan { attention, feed_forward, rope })
             })
@@ -78,9 +81,6 @@ impl NetworkPlan {
 
 /// Switches that change the arithmetic and that no known checkpoint of the table's rows needs.
 fn refuse(config: Config<'_>) -> Result<(), ModelError> {
-    if config.flag_or("scale_attn_by_inverse_layer_idx", false)? || !config.flag_or("scale_attn_weights", true)? {
-        return Err(config.unsupported("attention scaled other than by the size of a head"));
-    }
     if config.flag_or("use_bidirectional_attention", false)? {
         return Err(config.unsupported("a decoder whose tokens see those after them"));
     }
@@ -161,7 +161,8 @@ fn attention(
         return Err(config.wrong("num_key_value_heads", format!("a divisor of {n_heads}")));
     }
     let head_dim = head_dim(config, width)?;
-    let scalar = config.float_or("query_pre_attn_scalar", head_dim as f64)?;
+    let scales = config.flag_or("scale_attn_weights", true)?;
+    let scalar = config.float_or("query_pre_attn_scalar", if scales { head_dim as f64 } else { 1.0 })?;
     Ok(AttentionShape {
         width,
         n_heads,

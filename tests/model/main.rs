@@ -30,11 +30,11 @@ impl Expected {
         tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
     }
 
-    fn tokens(&self) -> Vec<u32> {
+    fn ids(&self, name: &str) -> Option<Vec<u32>> {
         let tensors = SafeTensors::deserialize(&self.bytes).expect("a fixture is a safetensors file");
-        let tensor = tensors.tensor("input_ids").expect("a fixture of a language model has tokens");
+        let tensor = tensors.tensor(name).ok()?;
         let ids = tensor.data().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
-        ids.map(|id| u32::try_from(id).expect("a token is not negative")).collect()
+        Some(ids.map(|id| u32::try_from(id).expect("a token is not negative")).collect())
     }
 }
 
@@ -57,7 +57,11 @@ fn outputs(network: &Network<'_>, expected: &Expected, kernels: &Kernels) -> (Ve
         let mut logits = network.classify(&[&image], &run).expect("classes");
         return (logits.remove(0), expected.floats("logits"));
     }
-    let hidden = network.hidden_states(&[&expected.tokens()], &run).expect("hidden states");
+    let tokens = expected.ids("input_ids").expect("a fixture of a language model has tokens");
+    let kinds = expected.ids("token_type_ids");
+    let kinds = kinds.as_deref().map(|kinds| [kinds]);
+    let kinds = kinds.as_ref().map(<[_; 1]>::as_slice);
+    let hidden = network.hidden_states_of_kinds(&[&tokens], kinds, &run).expect("hidden states");
     if network.is_decoder() {
         let logits = network.head().expect("an output layer").all_logits(kernels, hidden.window(0));
         return (logits, expected.floats("logits"));
@@ -69,7 +73,7 @@ fn outputs(network: &Network<'_>, expected: &Expected, kernels: &Kernels) -> (Ve
 fn every_architecture_and_rotation_agrees_with_transformers() {
     let mut failures = Vec::new();
     let fixtures = fixtures();
-    assert!(fixtures.len() >= 24, "only {} fixtures", fixtures.len());
+    assert!(fixtures.len() >= 30, "only {} fixtures", fixtures.len());
     for folder in &fixtures {
         let expected = Expected::read(folder);
         let model = Model::open(folder).expect("a fixture opens");
