@@ -24,19 +24,19 @@ simd_table!($ "avx2", ["avx2", "f16c", "bmi2"], Avx2);
 
 /// Proof of the features: made only by functions that have them enabled.
 #[derive(Clone, Copy)]
-struct Avx2(());
+pub(crate) struct Avx2(());
 
 impl Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,f16c,bmi2")]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(())
     }
 }
 
 /// Lanes 0..8 and 8..16.
 #[derive(Clone, Copy)]
-struct F(__m256, __m256);
+pub(crate) struct F(pub(crate) __m256, pub(crate) __m256);
 
 /// Calls an intrinsic that touches no memory.
 macro_rules! op {

@@ -25,12 +25,12 @@ simd_table!($ "avx512", ["avx512f", "avx512bw", "avx512vl", "avx512dq", "bmi2"],
 
 /// Proof of the features: made only by functions that have them enabled.
 #[derive(Clone, Copy)]
-struct Avx512(());
+pub(crate) struct Avx512(());
 
 impl Avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2")]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(())
     }
 }

@@ -39,6 +39,7 @@ mod pack;
 mod reduce;
 mod rtn;
 mod search;
+pub mod softmax;
 
 pub use activation::Activation;
 pub use dense::{Dense, Lane, PANEL, Rows, RowsMut, fill_panel};

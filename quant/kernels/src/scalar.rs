@@ -30,7 +30,7 @@ pub(crate) static SCALAR: Kernels = Kernels {
 
 /// Needs nothing of the machine.
 #[derive(Clone, Copy)]
-struct Scalar;
+pub(crate) struct Scalar;
 
 type F = [f32; LANES];
 

@@ -1,0 +1,218 @@
+//! One row: which passes run over it, chunk by chunk, and what they hand on.
+
+use rayon::prelude::*;
+
+use super::caches::l2_bytes;
+use super::map::{Map, Store};
+use super::passes::{Online, Pair};
+use super::span::{Source, Span};
+use super::table::SoftmaxKernels;
+
+/// Elements of a chunk. Partial sums of chunks are merged in order, so that threads change nothing.
+pub(super) const CHUNK: usize = 1 << 16;
+/// Bytes of output from which it is stored around the caches.
+const STREAMED: usize = 64 << 20;
+
+/// An algorithm. [The module](super) says what each costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// Mantissa and exponent apart: needs no maximum. Fewest passes; the best out of caches.
+    TwoPass,
+    /// Maximum, sum, and the exponentials once more.
+    ThreePassRecompute,
+    /// Maximum, sum with the exponentials stored, and these scaled. Fewest exponentials; the best in caches.
+    ThreePassReload,
+    /// A running maximum by which the running sum is rescaled.
+    Online,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::TwoPass, Self::ThreePassRecompute, Self::ThreePassReload, Self::Online];
+
+    /// `two-pass`, `three-pass-recompute`, `three-pass-reload` or `online`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TwoPass => "two-pass",
+            Self::ThreePassRecompute => "three-pass-recompute",
+            Self::ThreePassReload => "three-pass-reload",
+            Self::Online => "online",
+        }
+    }
+}
+
+/// How to go about it. The default chooses by the sizes of rows, output and caches, on one thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The algorithm; nothing for the best.
+    pub variant: Option<Variant>,
+    /// How results are stored; nothing for the best.
+    pub store: Option<Store>,
+    /// Whether to use the threads of the caller's rayon pool.
+    pub parallel: bool,
+}
+
+/// What is decided before the first row.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) kernels: &'static SoftmaxKernels,
+    variant: Variant,
+    store: Store,
+    /// Whether chunks of one row go to several threads.
+    pub(super) parallel: bool,
+}
+
+impl Plan {
+    pub(super) fn new(
+        kernels: &'static SoftmaxKernels,
+        options: &Options,
+        row_len: usize,
+        n: usize,
+        in_place: bool,
+    ) -> Self {
+        let streamed = !in_place && size_of::<f32>() * n >= STREAMED && row_len >= 256;
+        let worked_on = size_of::<f32>() * row_len * if in_place { 1 } else { 2 };
+        let best = if kernels.table != "scalar" && (streamed || worked_on > l2_bytes()) {
+            Variant::TwoPass
+        } else {
+            // Plain code is bound by its exponentials, wherever the row lies.
+            Variant::ThreePassReload
+        };
+        let variant = options.variant.unwrap_or(best);
+        let store = if streamed && variant != Variant::ThreePassReload { Store::NonTemporal } else { Store::Plain };
+        Self { kernels, variant, store: options.store.unwrap_or(store), parallel: options.parallel }
+    }
+
+    /// Softmax of a row.
+    pub(super) fn softmax(self, mut row: Span<'_>) {
+        let k = self.kernels;
+        match self.variant {
+            Variant::TwoPass => {
+                let sum = self.pairs(row.read());
+                if sum.holds() {
+                    let scale = (1.0 / sum.value) as f32;
+                    return self.map(Map::Pair { scale, exponent: sum.exponent }, row);
+                }
+                self.recompute(row);
+            }
+            Variant::ThreePassRecompute => self.recompute(row),
+            Variant::ThreePassReload => {
+                let max = self.max(row.read());
+                let sum = self.fold_spans(row.reborrow(), |span| (k.store_exp)(span, max), 0.0, |a, b| a + b);
+                let stored = Span { source: None, out: row.out };
+                self.map(Map::Scale((1.0 / sum) as f32), stored);
+            }
+            Variant::Online => {
+                let Online { max, sum } = self.fold(row.read(), k.online, Online::ZERO, Online::add);
+                // Nothing above -inf: 0 / 0.
+                self.map(Map::Exp { max, scale: (1.0 / sum) as f32 }, row);
+            }
+        }
+    }
+
+    fn recompute(self, row: Span<'_>) {
+        let max = self.max(row.read());
+        let sum = self.sum_exp(row.read(), max);
+        self.map(Map::Exp { max, scale: (1.0 / sum) as f32 }, row);
+    }
+
+    /// Logarithm of softmax of a row.
+    pub(super) fn log_softmax(self, row: Span<'_>) {
+        let (max, log) = self.max_and_log(row.read());
+        self.map(Map::Shift { high: max, low: log as f32 }, row);
+    }
+
+    /// ln of the sum of exponentials.
+    pub(super) fn log_sum_exp(self, x: Source<'_>) -> f32 {
+        let (max, log) = self.max_and_log(x);
+        if max == f32::NEG_INFINITY || max == f32::INFINITY {
+            // Every term is 0, or one is infinite; unless one is NaN, which the sum of another function shows.
+            return if self.stable_sum(x).is_nan() { f32::NAN } else { max };
+        }
+        (f64::from(max) + log) as f32
+    }
+
+    /// The maximum, and ln of the sum of exponentials below it; a part of ln 2 may go from one to the other.
+    fn max_and_log(self, x: Source<'_>) -> (f32, f64) {
+        let two_pass = matches!(self.variant, Variant::TwoPass | Variant::Online);
+        let Online { max, sum } = if two_pass {
+            self.fold(x, self.kernels.online, Online::ZERO, Online::add)
+        } else {
+            let max = self.max(x);
+            Online { max, sum: self.sum_exp(x, max) }
+        };
+        (max, sum.ln())
+    }
+
+    /// `StableMax` of a row.
+    pub(super) fn stablemax(self, row: Span<'_>) {
+        let sum = self.stable_sum(row.read());
+        self.map(Map::Stable { scale: (1.0 / sum) as f32 }, row);
+    }
+
+    /// Logarithm of `StableMax` of a row.
+    pub(super) fn log_stablemax(self, row: Span<'_>) {
+        let sum = self.stable_sum(row.read());
+        self.map(Map::LogStable { log: sum.ln() }, row);
+    }
+
+    fn max(self, x: Source<'_>) -> f32 {
+        self.fold(x, self.kernels.max, f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+
+    fn sum_exp(self, x: Source<'_>, max: f32) -> f64 {
+        self.fold(x, |x| (self.kernels.sum_exp)(x, max), 0.0, |a, b| a + b)
+    }
+
+    fn stable_sum(self, x: Source<'_>) -> f64 {
+        self.fold(x, self.kernels.stable_sum, 0.0, |a, b| a + b)
+    }
+
+    fn pairs(self, x: Source<'_>) -> Pair {
+        self.fold(x, self.kernels.pairs, Pair::ZERO, Pair::add)
+    }
+
+    /// What a pass gives for each chunk, merged in order.
+    fn fold<T: Copy + Send + Sync>(
+        self,
+        x: Source<'_>,
+        pass: impl Fn(Source<'_>) -> T + Sync,
+        zero: T,
+        merge: impl Fn(T, T) -> T,
+    ) -> T {
+        let n = x.len();
+        let chunk = |i: usize| pass(x.slice(i * CHUNK, CHUNK.min(n - i * CHUNK)));
+        let n_chunks = n.div_ceil(CHUNK);
+        if self.parallel && n_chunks > 1 {
+            let parts: Vec<T> = (0..n_chunks).into_par_iter().map(chunk).collect();
+            parts.into_iter().fold(zero, merge)
+        } else {
+            (0..n_chunks).map(chunk).fold(zero, merge)
+        }
+    }
+
+    /// The same for a pass that also writes.
+    fn fold_spans<T: Copy + Send + Sync>(
+        self,
+        span: Span<'_>,
+        pass: impl Fn(Span<'_>) -> T + Sync,
+        zero: T,
+        merge: impl Fn(T, T) -> T,
+    ) -> T {
+        let Span { source, out } = span;
+        let chunk = |(i, out): (usize, &mut [f32])| {
+            pass(Span { source: source.map(|source| source.slice(i * CHUNK, out.len())), out })
+        };
+        if self.parallel && out.len() > CHUNK {
+            let parts: Vec<T> = out.par_chunks_mut(CHUNK).enumerate().map(chunk).collect();
+            parts.into_iter().fold(zero, merge)
+        } else {
+            out.chunks_mut(CHUNK).enumerate().map(chunk).fold(zero, merge)
+        }
+    }
+
+    fn map(self, op: Map, span: Span<'_>) {
+        self.fold_spans(span, |span| (self.kernels.map)(op, span, self.store), (), |(), ()| ());
+    }
+}
