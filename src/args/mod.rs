@@ -137,6 +137,7 @@ pub(crate) enum Verb {
     Eval(Eval),
     Diff(Diff),
     Verify(Verify),
+    Bench(Bench),
     Generate(Generate),
 }
 
@@ -415,6 +416,41 @@ pub(crate) struct Verify {
     /// A folder or file that reweight wrote
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
     pub(crate) target: PathBuf,
+}
+
+/// Measure the kernels on this machine
+///
+/// Times every kernel of every table this machine has, in turns, beside what one thread reads and copies of memory; the
+/// figures are medians. --kernels and --threads measure one table, or one number of threads.
+#[derive(Debug, PartialEq, Group)]
+#[command(after_long_help = "\
+Examples:
+  reweight bench
+  reweight bench softmax --sizes 1024,1048576 --threads 1
+  reweight bench softmax --sizes 4096 --total 67108864 --json")]
+pub(crate) struct Bench {
+    /// What to measure [default: everything]
+    ///
+    /// `softmax`: algorithms and kinds of store, out of place and in place.
+    #[arg(value_name = "OP", value_hint = ValueHint::Other)]
+    pub(crate) ops: Vec<String>,
+
+    /// Elements of a row, separated by commas
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = value::bench_size)]
+    #[arg(value_hint = ValueHint::Other)]
+    pub(crate) sizes: Vec<usize>,
+
+    /// Elements of all rows [default: one row]
+    #[arg(long, value_name = "N", value_parser = value::bench_size)]
+    pub(crate) total: Option<usize>,
+
+    /// Turns of each kernel [default: 7]
+    #[arg(long, value_name = "N", value_parser = value::bench_rounds)]
+    pub(crate) rounds: Option<usize>,
+
+    /// Take seconds; the figures mean little
+    #[arg(long)]
+    pub(crate) quick: bool,
 }
 
 /// Print shell completions or the manual

@@ -50,6 +50,18 @@ const UNITS: [(&str, u64); 9] = [
 /// More threads than any machine this runs on has cores; a slip of the finger is told here, not by the system.
 const MAX_THREADS: usize = 4096;
 
+/// Reads how many elements to measure on: at most 2^30, of which two buffers are 8 GiB.
+pub(crate) fn bench_size(text: &str) -> Result<usize, String> {
+    let size = text.parse().ok().filter(|size| (1..=1 << 30).contains(size));
+    size.ok_or_else(|| format!("expected a number from 1 to {}", 1 << 30))
+}
+
+/// Reads how often to measure.
+pub(crate) fn bench_rounds(text: &str) -> Result<usize, String> {
+    let rounds = text.parse().ok().filter(|rounds| (1..=10_000).contains(rounds));
+    rounds.ok_or_else(|| "expected a number from 1 to 10000".to_owned())
+}
+
 /// Reads how many threads to use.
 pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
     match text.parse::<NonZeroUsize>() {

@@ -1,6 +1,7 @@
 //! What each verb does, one file per verb: `run(arguments, &Ui) -> Result<Status>`.
 
 mod calibrate;
+mod bench;
 mod convert;
 mod diff;
 mod eval;
@@ -35,6 +36,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Status> {
         Verb::Eval(arguments) => eval::run(arguments, kernels, ui),
         Verb::Diff(arguments) => diff::run(arguments, kernels, ui),
         Verb::Verify(arguments) => verify::run(arguments, ui),
+        Verb::Bench(arguments) => bench::run(arguments, &args.global, kernels, ui),
         Verb::Generate(arguments) => generate::run(arguments, ui),
     }
 }

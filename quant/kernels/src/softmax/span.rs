@@ -140,7 +140,8 @@ impl<'a, const HALF: bool> Read for Narrow<'a, HALF> {
             return None;
         }
         // `fill` is a number both types hold in full: 0 or an infinity.
-        let fill = if HALF { half::f16::from_f32(fill).to_le_bytes() } else { half::bf16::from_f32(fill).to_le_bytes() };
+        let fill =
+            if HALF { half::f16::from_f32(fill).to_le_bytes() } else { half::bf16::from_f32(fill).to_le_bytes() };
         let mut filled = [0; 2 * LANES];
         filled.as_chunks_mut::<2>().0.fill(fill);
         filled[..rest.len()].copy_from_slice(rest);
