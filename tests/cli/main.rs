@@ -6,6 +6,7 @@
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
 //! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
+//! - [`bench`]: kernels on this machine.
 //! - [`generate`]: completion scripts and manual pages.
 //! - [`hostile`]: files that no honest program writes.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
@@ -19,6 +20,7 @@ mod support;
 mod synthetic;
 
 mod evaluate;
+mod bench;
 mod generate;
 mod help;
 mod hostile;

@@ -12,7 +12,7 @@ pub(super) type Vector<S> = <<S as Floats>::L as Lanes>::F;
 pub(crate) trait Floats: Copy {
     /// The token it stands on.
     type L: Lanes;
-    /// Vectors that are worked on together: as many as registers hold. At most 8.
+    /// Vectors that are worked on together: as many as registers hold. A power of two, at most 8.
     const GROUP: usize;
 
     /// The token it stands on.

@@ -234,7 +234,7 @@ pub(crate) fn pairs<S: Floats>(s: S, x: Source<'_>) -> Pair {
 fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
     let l = s.lanes();
     let mut total = Pair::ZERO;
-    for block in x.chunks().as_ref().chunks(BLOCK) {
+    for block in x.chunks().as_ref().chunks(BLOCK.min(64 * S::GROUP)) {
         let (mut v, mut e) = (l.splat(0.0), l.splat(-30_000.0));
         let mut groups = block.chunks_exact(S::GROUP);
         for group in &mut groups {
@@ -245,10 +245,18 @@ fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
                 (p[i], n[i]) = exp_pair(s, l.max(l.splat(LEAST), R::load(s, &group[i])));
                 m = l.max(n[i], m);
             }
-            v = s.scale(v, l.sub(e, m));
             for i in 0..S::GROUP {
-                v = l.add(v, s.scale(p[i], l.sub(n[i], m)));
+                p[i] = s.scale(p[i], l.sub(n[i], m));
             }
+            // By halves: less of a chain, and fewer roundings on the way of each.
+            let mut half = S::GROUP / 2;
+            while half > 0 {
+                for i in 0..half {
+                    p[i] = l.add(p[i], p[i + half]);
+                }
+                half /= 2;
+            }
+            v = l.add(s.scale(v, l.sub(e, m)), p[0]);
             e = m;
         }
         for x in groups.remainder() {

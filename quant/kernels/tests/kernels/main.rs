@@ -8,3 +8,4 @@ mod agree;
 mod random;
 mod reference;
 mod select;
+mod softmax;

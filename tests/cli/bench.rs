@@ -1,0 +1,69 @@
+//! `bench` in its quick form: that every kernel is measured, and what the document holds. Figures depend on the machine.
+
+use crate::support::Cmd;
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    schema: u32,
+    read_gb_per_s: f64,
+    copy_gb_per_s: f64,
+    results: Vec<Measured>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Measured {
+    op: String,
+    variant: String,
+    kernels: String,
+    n: usize,
+    rows: Option<usize>,
+    store: Option<String>,
+    in_place: Option<bool>,
+    threads: usize,
+    seconds: f64,
+    gb_per_s: f64,
+    seconds_min: f64,
+}
+
+#[test]
+fn the_document_has_every_variant_of_the_asked_kernels() {
+    let words = "bench softmax --quick --json --kernels scalar --threads 1 --sizes 100 --total 1000 --rounds 2";
+    let ran = Cmd::new(words).run().expect_status(0);
+    assert_eq!(ran.stderr, "");
+    let document: Document = ran.document();
+    assert_eq!(document.schema, 1);
+    assert!(document.read_gb_per_s > 0.0 && document.copy_gb_per_s > 0.0);
+    for variant in ["two-pass", "three-pass-recompute", "three-pass-reload", "online", "auto"] {
+        for in_place in [false, true] {
+            let of = |m: &&Measured| m.variant == variant && m.in_place == Some(in_place);
+            assert_eq!(document.results.iter().filter(of).count(), 1, "{variant}, in place {in_place}");
+        }
+    }
+    for m in &document.results {
+        assert_eq!(
+            (m.op.as_str(), m.kernels.as_str(), m.n, m.rows, m.threads),
+            ("softmax", "scalar", 100, Some(10), 1)
+        );
+        assert_eq!(m.store.as_deref(), Some(if m.variant == "auto" { "auto" } else { "plain" }));
+        assert!(0.0 < m.seconds_min && m.seconds_min <= m.seconds);
+        // Ten rows of a hundred floats, read and written.
+        assert!((m.gb_per_s * m.seconds * 1e9 - 8000.0).abs() < 1e-3);
+    }
+}
+
+#[test]
+fn the_table_ends_with_bandwidth() {
+    let printed = Cmd::new("bench --quick --threads 1 --sizes 64 --rounds 1").run().data();
+    assert!(printed.starts_with("op "), "{printed}");
+    assert!(printed.lines().last().is_some_and(|line| line.starts_with("one thread reads ")), "{printed}");
+}
+
+#[test]
+fn unknown_operations_and_sizes_are_refused() {
+    for words in ["bench frobnicate", "bench --sizes 0", "bench --sizes 5000000000", "bench --rounds 0"] {
+        let ran = Cmd::new(words).run().expect_status(2);
+        assert_eq!(ran.stdout, "", "{words}");
+    }
+}
