@@ -425,9 +425,8 @@ pub(crate) struct Verify {
 #[derive(Debug, PartialEq, Group)]
 #[command(after_long_help = "\
 Examples:
-  reweight bench
-  reweight bench softmax --sizes 1024,1048576 --threads 1
-  reweight bench softmax --sizes 4096 --total 67108864 --json")]
+  reweight bench --quick
+  reweight bench softmax --quick --sizes 1024,4096 --threads 1 --json")]
 pub(crate) struct Bench {
     /// What to measure [default: everything]
     ///

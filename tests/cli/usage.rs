@@ -36,6 +36,7 @@ fn what_is_refused_and_how() {
 #[test]
 fn verbs_to_come_are_unknown() {
     for verb in ["patch", "bench"] {
+    for verb in ["calibrate", "eval", "patch"] {
         let ran = Cmd::new(verb).run().expect_status(2);
         assert!(ran.stderr.starts_with(&format!("error: unrecognized subcommand '{verb}'\n")), "{}", ran.stderr);
     }

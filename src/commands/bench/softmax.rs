@@ -12,7 +12,7 @@ const QUICK: [usize; 2] = [1 << 6, 1 << 12];
 /// Elements from which stores around the caches are worth a look.
 const STREAMED: usize = 1 << 20;
 /// Elements up to which everything is run once before it is timed.
-const WARM: usize = 1 << 21;
+const WARM: usize = 1 << 23;
 /// Elements of a sample, for rows that are shorter.
 const SAMPLE: usize = 1 << 21;
 
@@ -78,9 +78,9 @@ fn group(contenders: &[Contender], n: usize, rows: usize, setup: &Setup, report:
         .iter()
         .map(|c| -> Work<'_, Buffers> {
             if c.in_place {
-                Box::new(|buffers| c.kernels.softmax_in_place(&mut buffers.x, n, &c.options))
+                Box::new(|buffers| c.kernels.softmax_in_place(&mut buffers.x, n, c.options))
             } else {
-                Box::new(|buffers| c.kernels.softmax(Source::F32(&buffers.x), n, &mut buffers.out, &c.options))
+                Box::new(|buffers| c.kernels.softmax(Source::F32(&buffers.x), n, &mut buffers.out, c.options))
             }
         })
         .collect();

@@ -103,6 +103,6 @@ impl Floats for Avx2Fma {
 
     #[inline(always)]
     fn fence(self) {
-        op!(_mm_sfence())
+        op!(_mm_sfence());
     }
 }

@@ -1,7 +1,6 @@
 //! Softmax on AVX-512.
 
 #![expect(unsafe_code, reason = "streaming stores, and calls of intrinsics, which need what the token proves")]
-#![expect(clippy::unused_self, reason = "`self` proves the features; its type has no data")]
 
 use std::arch::x86_64::{
     __m512, _mm_sfence, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps,
@@ -68,6 +67,6 @@ impl Floats for Avx512 {
 
     #[inline(always)]
     fn fence(self) {
-        op!(_mm_sfence())
+        op!(_mm_sfence());
     }
 }

@@ -20,7 +20,7 @@ use super::table::SoftmaxKernels;
 /// assert_eq!(out, [0.5, 0.5, 1.0, 0.0]);
 /// ```
 pub fn softmax(x: &[f32], row_len: usize, out: &mut [f32]) {
-    SoftmaxKernels::best().softmax(Source::F32(x), row_len, out, &Options::default());
+    SoftmaxKernels::best().softmax(Source::F32(x), row_len, out, Options::default());
 }
 
 /// [`softmax`] with its results in the place of its input.
@@ -28,7 +28,7 @@ pub fn softmax(x: &[f32], row_len: usize, out: &mut [f32]) {
 /// # Panics
 /// As [`SoftmaxKernels::softmax_in_place`].
 pub fn softmax_in_place(x: &mut [f32], row_len: usize) {
-    SoftmaxKernels::best().softmax_in_place(x, row_len, &Options::default());
+    SoftmaxKernels::best().softmax_in_place(x, row_len, Options::default());
 }
 
 type Row = fn(Plan, Span<'_>);
@@ -38,7 +38,7 @@ impl SoftmaxKernels {
     ///
     /// # Panics
     /// Unless `out` is as long as `x` and `row_len` divides that; 0 divides 0.
-    pub fn softmax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: &Options) {
+    pub fn softmax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
         self.rows(Some(x), row_len, out, options, Plan::softmax);
     }
 
@@ -46,7 +46,7 @@ impl SoftmaxKernels {
     ///
     /// # Panics
     /// Unless `row_len` divides the length.
-    pub fn softmax_in_place(&'static self, x: &mut [f32], row_len: usize, options: &Options) {
+    pub fn softmax_in_place(&'static self, x: &mut [f32], row_len: usize, options: Options) {
         self.rows(None, row_len, x, options, Plan::softmax);
     }
 
@@ -54,7 +54,7 @@ impl SoftmaxKernels {
     ///
     /// # Panics
     /// As [`SoftmaxKernels::softmax`].
-    pub fn log_softmax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: &Options) {
+    pub fn log_softmax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
         self.rows(Some(x), row_len, out, options, Plan::log_softmax);
     }
 
@@ -62,7 +62,7 @@ impl SoftmaxKernels {
     ///
     /// # Panics
     /// As [`SoftmaxKernels::softmax_in_place`].
-    pub fn log_softmax_in_place(&'static self, x: &mut [f32], row_len: usize, options: &Options) {
+    pub fn log_softmax_in_place(&'static self, x: &mut [f32], row_len: usize, options: Options) {
         self.rows(None, row_len, x, options, Plan::log_softmax);
     }
 
@@ -70,7 +70,7 @@ impl SoftmaxKernels {
     ///
     /// # Panics
     /// Unless `row_len` is at least 1 and `x` has `row_len` elements for each of `out`.
-    pub fn log_sum_exp(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: &Options) {
+    pub fn log_sum_exp(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
         assert!(row_len > 0, "a row has an element");
         assert_eq!(x.len(), row_len * out.len(), "a row for each result");
         let plan = Plan::new(self, options, row_len, out.len(), false);
@@ -87,7 +87,7 @@ impl SoftmaxKernels {
     ///
     /// # Panics
     /// As [`SoftmaxKernels::softmax`].
-    pub fn stablemax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: &Options) {
+    pub fn stablemax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
         self.rows(Some(x), row_len, out, options, Plan::stablemax);
     }
 
@@ -96,12 +96,12 @@ impl SoftmaxKernels {
     ///
     /// # Panics
     /// As [`SoftmaxKernels::softmax`].
-    pub fn log_stablemax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: &Options) {
+    pub fn log_stablemax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
         self.rows(Some(x), row_len, out, options, Plan::log_stablemax);
     }
 
     /// One thing done to every row. Rows of a chunk or more share a thread pool each; shorter ones are shared out.
-    fn rows(&'static self, source: Option<Source<'_>>, row_len: usize, out: &mut [f32], options: &Options, row: Row) {
+    fn rows(&'static self, source: Option<Source<'_>>, row_len: usize, out: &mut [f32], options: Options, row: Row) {
         assert!(source.is_none_or(|source| source.len() == out.len()), "a result for each element");
         if out.is_empty() {
             return;

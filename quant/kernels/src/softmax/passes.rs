@@ -57,7 +57,8 @@ impl Online {
     pub(super) fn add(self, other: Self) -> Self {
         let (high, low) = if other.max > self.max { (other, self) } else { (self, other) };
         // A side without an element above -inf has a sum of 0, or of NaN where it saw one.
-        let factor = if low.max == high.max { 1.0 } else { f64::from(low.max - high.max).exp() };
+        // Equal ones may be infinite, and their difference not a number.
+        let factor = if high.max > low.max { f64::from(low.max - high.max).exp() } else { 1.0 };
         Self { max: high.max, sum: high.sum + low.sum * factor }
     }
 }

@@ -66,7 +66,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(
         kernels: &'static SoftmaxKernels,
-        options: &Options,
+        options: Options,
         row_len: usize,
         n: usize,
         in_place: bool,
@@ -126,7 +126,7 @@ impl Plan {
     /// ln of the sum of exponentials.
     pub(super) fn log_sum_exp(self, x: Source<'_>) -> f32 {
         let (max, log) = self.max_and_log(x);
-        if max == f32::NEG_INFINITY || max == f32::INFINITY {
+        if max.is_infinite() {
             // Every term is 0, or one is infinite; unless one is NaN, which the sum of another function shows.
             return if self.stable_sum(x).is_nan() { f32::NAN } else { max };
         }

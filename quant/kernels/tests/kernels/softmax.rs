@@ -54,13 +54,13 @@ fn every_variant_is_within_its_bound_at_every_short_length_and_misaligned() {
                 for start in 0..3 {
                     let x = &x[start..start + n];
                     let mut room = vec![-1.0; n + 4];
-                    k.softmax(Source::F32(x), n, &mut room[start + 1..=start + n], &options(variant, store));
+                    k.softmax(Source::F32(x), n, &mut room[start + 1..=start + n], options(variant, store));
                     let worst = worst_ulp(&room[start + 1..=start + n], &exact(x));
                     assert!(worst <= bound(variant), "{} {variant:?} {store:?} {n}: {worst} ULP", k.table);
                     let outside = room[..=start].iter().chain(&room[start + n + 1..]);
                     assert!(outside.copied().all(|x| x == -1.0), "{} {variant:?} {n} writes outside", k.table);
                     let mut place = x.to_vec();
-                    k.softmax_in_place(&mut place, n, &options(variant, store));
+                    k.softmax_in_place(&mut place, n, options(variant, store));
                     assert_eq!(place, room[start + 1..=start + n], "{} {variant:?} {n} in place", k.table);
                 }
             }
@@ -76,14 +76,14 @@ fn long_rows_stay_within_the_bounds_and_threads_change_nothing() {
     for k in SoftmaxKernels::supported() {
         for variant in Variant::ALL {
             let (mut one, mut many) = (vec![0.0; n], vec![0.0; n]);
-            k.softmax(Source::F32(&x), n, &mut one, &options(variant, Store::Plain));
+            k.softmax(Source::F32(&x), n, &mut one, options(variant, Store::Plain));
             let worst = worst_ulp(&one, &exact);
             println!("{} {variant:?}: {worst:.2} ULP", k.table);
             assert!(worst <= bound(variant), "{} {variant:?}: {worst} ULP", k.table);
             for threads in [2, 3, 5] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
                 let options = Options { parallel: true, ..options(variant, Store::NonTemporal) };
-                pool.install(|| k.softmax(Source::F32(&x), n, &mut many, &options));
+                pool.install(|| k.softmax(Source::F32(&x), n, &mut many, options));
                 assert!(one == many, "{} {variant:?} on {threads} threads", k.table);
             }
         }
@@ -96,9 +96,9 @@ fn rows_do_not_touch_each_other() {
     let x = values(rows * n, 3);
     for k in SoftmaxKernels::supported() {
         let (mut out, mut row) = (vec![0.0; rows * n], vec![0.0; n]);
-        k.softmax(Source::F32(&x), n, &mut out, &Options { parallel: true, ..Options::default() });
+        k.softmax(Source::F32(&x), n, &mut out, Options { parallel: true, ..Options::default() });
         for (x, out) in x.chunks(n).zip(out.chunks(n)) {
-            k.softmax(Source::F32(x), n, &mut row, &Options::default());
+            k.softmax(Source::F32(x), n, &mut row, Options::default());
             assert_eq!(out, row, "{}", k.table);
         }
     }
@@ -130,7 +130,7 @@ fn special_values_follow_the_stated_rules() {
                 let wanted: Vec<f32> = [vec![around; before], expected.to_vec(), vec![around; after]].concat();
                 for variant in Variant::ALL {
                     let mut out = vec![9.0; padded.len()];
-                    k.softmax(Source::F32(&padded), padded.len(), &mut out, &options(variant, Store::Plain));
+                    k.softmax(Source::F32(&padded), padded.len(), &mut out, options(variant, Store::Plain));
                     let same = out.iter().zip(&wanted).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
                     assert!(same, "{} {variant:?} {what} +{before} +{after}: {out:?}", k.table);
                 }
@@ -148,13 +148,13 @@ fn logarithms_are_those_of_f64_and_keep_the_rules() {
             let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             for variant in Variant::ALL {
                 let mut out = vec![0.0; n];
-                k.log_softmax(Source::F32(&x), n, &mut out, &options(variant, Store::Plain));
+                k.log_softmax(Source::F32(&x), n, &mut out, options(variant, Store::Plain));
                 for (found, exact) in out.iter().zip(&exact) {
                     // Two subtractions round, and the logarithm of the sum: each to half a unit of at most 64.
                     assert!((f64::from(*found) - exact).abs() < 1.2e-5, "{} {variant:?} {found} {exact}", k.table);
                 }
                 let mut lse = [0.0];
-                k.log_sum_exp(Source::F32(&x), n, &mut lse, &options(variant, Store::Plain));
+                k.log_sum_exp(Source::F32(&x), n, &mut lse, options(variant, Store::Plain));
                 let exact = max + x.iter().map(|x| (f64::from(*x) - max).exp()).sum::<f64>().ln();
                 assert!((f64::from(lse[0]) - exact).abs() < 4e-6, "{} {variant:?} {lse:?} {exact}", k.table);
             }
@@ -162,11 +162,11 @@ fn logarithms_are_those_of_f64_and_keep_the_rules() {
         for variant in Variant::ALL {
             let mut out = [0.0; 5];
             let x = [-INF, -INF, 1.0, INF, INF, -INF, f32::NAN, INF, -INF, f32::NAN];
-            k.log_sum_exp(Source::F32(&x), 2, &mut out, &options(variant, Store::Plain));
+            k.log_sum_exp(Source::F32(&x), 2, &mut out, options(variant, Store::Plain));
             assert_eq!(out[..3], [-INF, INF, INF], "{} {variant:?}", k.table);
             assert!(out[3].is_nan() && out[4].is_nan(), "{} {variant:?}: {out:?}", k.table);
             let mut out = [0.0; 2];
-            k.log_softmax(Source::F32(&[2.0, -INF]), 2, &mut out, &options(variant, Store::Plain));
+            k.log_softmax(Source::F32(&[2.0, -INF]), 2, &mut out, options(variant, Store::Plain));
             assert_eq!(out, [0.0, -INF], "{} {variant:?}", k.table);
         }
     }
@@ -180,11 +180,11 @@ fn stablemax_is_the_formula() {
             let x = values(n, 5);
             let sum: f64 = x.iter().map(|x| s(*x)).sum();
             let mut out = vec![0.0; n];
-            k.stablemax(Source::F32(&x), n, &mut out, &Options::default());
+            k.stablemax(Source::F32(&x), n, &mut out, Options::default());
             let exact: Vec<f64> = x.iter().map(|x| s(*x) / sum).collect();
             let worst = worst_ulp(&out, &exact);
             assert!(worst <= 6.0, "{} {n}: {worst} ULP", k.table);
-            k.log_stablemax(Source::F32(&x), n, &mut out, &Options::default());
+            k.log_stablemax(Source::F32(&x), n, &mut out, Options::default());
             for (found, exact) in out.iter().zip(&exact) {
                 assert!((f64::from(*found) - exact.ln()).abs() < 2e-6, "{} {n}: {found} {}", k.table, exact.ln());
             }
@@ -203,19 +203,19 @@ fn half_width_input_gives_what_its_values_give() {
             for variant in Variant::ALL {
                 for (half, store) in [(false, Store::Plain), (true, Store::Plain), (false, Store::NonTemporal)] {
                     if half {
-                        best.f32_to_f16(&x, &mut bytes)
+                        best.f32_to_f16(&x, &mut bytes);
                     } else {
-                        best.f32_to_bf16(&x, &mut bytes)
+                        best.f32_to_bf16(&x, &mut bytes);
                     }
                     if half {
-                        best.f16_to_f32(&bytes, &mut wide)
+                        best.f16_to_f32(&bytes, &mut wide);
                     } else {
-                        best.bf16_to_f32(&bytes, &mut wide)
+                        best.bf16_to_f32(&bytes, &mut wide);
                     }
                     let source = if half { Source::F16(&bytes) } else { Source::Bf16(&bytes) };
                     let (mut found, mut expected) = (vec![0.0; n], vec![0.0; n]);
-                    k.softmax(source, n, &mut found, &options(variant, store));
-                    k.softmax(Source::F32(&wide), n, &mut expected, &options(variant, store));
+                    k.softmax(source, n, &mut found, options(variant, store));
+                    k.softmax(Source::F32(&wide), n, &mut expected, options(variant, store));
                     assert_eq!(found, expected, "{} {variant:?} {half} {n}", k.table);
                 }
             }
