@@ -89,9 +89,9 @@ pub(super) fn run(arguments: &Bench, global: &Global, kernels: &'static Kernels,
     report.bandwidth.sample();
     (report.read_gb_per_s, report.copy_gb_per_s) = report.bandwidth.medians();
     if ui.json() {
-        ui.document(&report)?
+        ui.document(&report)?;
     } else {
-        show(&report, ui)?
+        show(&report, ui)?;
     }
     Ok(Status::Done)
 }

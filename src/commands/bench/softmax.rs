@@ -59,7 +59,9 @@ fn contenders(setup: &Setup, n: usize, threads: usize, in_place: bool) -> Vec<Co
         }
         add(None, None);
         if !in_place && n >= STREAMED && table.name != "scalar" {
-            Variant::ALL.into_iter().for_each(|variant| add(Some(variant), Some(Store::NonTemporal)));
+            for variant in Variant::ALL {
+                add(Some(variant), Some(Store::NonTemporal));
+            }
         }
     }
     contenders
