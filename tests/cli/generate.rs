@@ -112,6 +112,11 @@ fn a_folder_gets_a_page_for_each_verb() {
     let names: Vec<&str> = written.pages.iter().map(|page| page.name.as_str()).collect();
     let expected = [
         "reweight-calibrate.1",
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "wrote 10 pages to `man/man1`\n"));
+    let written: Manual = Cmd::new("generate man --out man/man1 --json").in_dir(&dir).run().document();
+    let names: Vec<&str> = written.pages.iter().map(|page| page.name.as_str()).collect();
+    let expected = [
+        "reweight-bench.1",
         "reweight-convert.1",
         "reweight-diff.1",
         "reweight-eval.1",
