@@ -1,7 +1,7 @@
 //! What each verb does, one file per verb: `run(arguments, &Ui) -> Result<Status>`.
 
-mod calibrate;
 mod bench;
+mod calibrate;
 mod convert;
 mod diff;
 mod eval;

@@ -5,8 +5,8 @@
 //! - [`json`]: what `--json` promises whatever the verb.
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
-//! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
 //! - [`bench`]: kernels on this machine.
+//! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
 //! - [`generate`]: completion scripts and manual pages.
 //! - [`hostile`]: files that no honest program writes.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
@@ -19,8 +19,8 @@
 mod support;
 mod synthetic;
 
-mod evaluate;
 mod bench;
+mod evaluate;
 mod generate;
 mod help;
 mod hostile;
