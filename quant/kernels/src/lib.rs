@@ -2,7 +2,8 @@
 //!
 //! One algorithm over sixteen lanes ([`Kernels`] is its table of entry points), compiled once for each instruction set.
 //! The scalar table defines every result; the others give **the same bits**: codes, scales, zeros, packed bytes and
-//! reported errors. No kernel allocates, starts a thread or touches a file.
+//! reported errors. No kernel allocates, starts a thread or touches a file. [`packed`] holds whole matrices for
+//! products, and drives its kernels on the threads of the caller's pool.
 //!
 //! # The reduction order
 //! A sum over a slice puts element `i` into lane `i % 16`, each lane adding its elements in order in f32, starting from
@@ -36,6 +37,7 @@ mod convert;
 mod dense;
 mod dequantize;
 mod pack;
+pub mod packed;
 mod reduce;
 mod rtn;
 mod search;
