@@ -101,29 +101,44 @@ fn sum_span<S: Tile, const BITS: usize, const CODEBOOK: bool, const M: usize>(
     span: &[[Line; BITS]],
     xs: &mut [&[[i8; BLOCK]]; M],
 ) -> [Floats<S>; M] {
-    let wide = BITS == 8 || CODEBOOK;
     // Two sums a row, so that a product need not wait for the one before.
     let mut sums = [[s.no_sums(); 2]; M];
-    let x: [_; M] = xs.map(|x| x.split_at(span.len()));
-    for (index, block) in span.iter().enumerate() {
+    let mut x: [_; M] = std::array::from_fn(|m| {
+        let (span, rest) = xs[m].split_at(span.len());
+        xs[m] = rest;
+        span.iter()
+    });
+    for block in span {
         for line in block {
             s.lanes().prefetch(std::ptr::from_ref(line).cast::<u8>().wrapping_add(AHEAD));
         }
-        let halves = [half_block::<S, BITS, 0>(s, block), half_block::<S, BITS, 1>(s, block)];
-        for (half, chunks) in halves.into_iter().enumerate() {
-            for (chunk, codes) in chunks.into_iter().enumerate() {
-                let codes = if CODEBOOK { s.lookup(matrix.unsigned_levels(), codes) } else { codes };
-                for m in 0..M {
-                    let fours = x[m].0[index].as_chunks::<4>().0;
-                    let sum = &mut sums[m][chunk % 2];
-                    *sum = s.dot(*sum, codes, fours[4 * half + chunk], wide);
-                }
-            }
-        }
+        let x: [&[[i8; 4]; 8]; M] = std::array::from_fn(|m| match x[m].next().map(|x| x.as_chunks::<4>().0) {
+            Some(fours) => fours.first_chunk::<8>().unwrap_or(&[[0; 4]; 8]),
+            None => &[[0; 4]; 8],
+        });
+        add_half::<S, BITS, CODEBOOK, M, 0>(s, matrix, block, &x, &mut sums);
+        add_half::<S, BITS, CODEBOOK, M, 1>(s, matrix, block, &x, &mut sums);
         for sum in sums.as_flattened_mut() {
-            *sum = s.settle(*sum, wide);
+            *sum = s.settle(*sum, BITS == 8 || CODEBOOK);
         }
     }
-    *xs = x.map(|(_, rest)| rest);
     sums.map(|[a, b]| s.total(a, b))
+}
+
+/// Adds the products of half a block.
+#[inline(always)]
+fn add_half<S: Tile, const BITS: usize, const CODEBOOK: bool, const M: usize, const HALF: usize>(
+    s: S,
+    matrix: &PackedMatrix,
+    block: &[Line; BITS],
+    x: &[&[[i8; 4]; 8]; M],
+    sums: &mut [[S::Sums; 2]; M],
+) {
+    for (chunk, codes) in half_block::<S, BITS, HALF>(s, block).into_iter().enumerate() {
+        let codes = if CODEBOOK { s.lookup(matrix.unsigned_levels(), codes) } else { codes };
+        for m in 0..M {
+            let sum = &mut sums[m][chunk % 2];
+            *sum = s.dot(*sum, codes, x[m][4 * HALF + chunk], BITS == 8 || CODEBOOK);
+        }
+    }
 }
