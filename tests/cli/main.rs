@@ -9,6 +9,7 @@
 //! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
 //! - [`generate`]: completion scripts and manual pages.
 //! - [`hostile`]: files that no honest program writes.
+//! - [`linear`]: its weights as packed matrices of the library.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
 //! - [`readme`]: examples of the README on the bundled model.
 //! - [`resume`]: the same bytes however a run goes, and what stands in the way of a target.
@@ -25,6 +26,7 @@ mod generate;
 mod help;
 mod hostile;
 mod json;
+mod linear;
 mod quantize;
 mod readme;
 #[cfg(target_os = "linux")]

@@ -17,7 +17,9 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use reweight_kernels::Kernels;
+use reweight_kernels::packed::{CodedMatrix, PackedMatrix, PackedMatrixError, Zeros};
 use serde_json::{Value, json};
 
 use crate::error::FileError;
@@ -135,24 +137,62 @@ impl PackedTensor {
     /// # Panics
     /// Where `rows` lies outside, or `out` has another length than the rows.
     pub fn read_rows(&self, kernels: &Kernels, rows: Range<usize>, out: &mut [f32]) {
-        let (bits, group) = (self.scheme.bits(), self.scheme.group_len(self.columns));
+        let group = self.scheme.group_len(self.columns);
         let groups = self.columns / group;
+        let mut codes = vec![0; self.columns];
+        let (mut scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
+        for (row, out) in rows.zip(out.chunks_exact_mut(self.columns)) {
+            self.read_codes(kernels, row, &mut codes, &mut scales, &mut zeros);
+            kernels.dequantize(group, &codes, &scales, &zeros, out);
+        }
+    }
+
+    /// Reads what a row is made of: a code for each column, a scale and a zero for each group.
+    ///
+    /// # Panics
+    /// Where `row` lies outside, or a buffer has another length.
+    pub fn read_codes(&self, kernels: &Kernels, row: usize, codes: &mut [u8], scales: &mut [f32], zeros: &mut [u8]) {
+        let bits = self.scheme.bits();
+        let groups = self.columns / self.scheme.group_len(self.columns);
+        assert_eq!((scales.len(), zeros.len()), (groups, groups), "a scale and a zero for each group");
         let row_bytes = packed_bytes(self.columns, bits);
         let scale_bytes = groups * self.scales.dtype.bytes();
-        let mut codes = vec![0; self.columns];
-        let mut scales = vec![0.0; groups];
-        let mut zeros = vec![1 << (bits - 1); groups];
-        for (row, out) in rows.zip(out.chunks_exact_mut(self.columns)) {
-            kernels.unpack(bits, &self.packed.data()[row * row_bytes..(row + 1) * row_bytes], &mut codes);
-            let stored = &self.scales.data()[row * scale_bytes..(row + 1) * scale_bytes];
-            read_elements(kernels, self.scales.dtype, stored, &mut scales);
-            if let Some(words) = &self.zeros {
+        kernels.unpack(bits, &self.packed.data()[row * row_bytes..(row + 1) * row_bytes], codes);
+        let stored = &self.scales.data()[row * scale_bytes..(row + 1) * scale_bytes];
+        read_elements(kernels, self.scales.dtype, stored, scales);
+        match &self.zeros {
+            Some(words) => {
                 for (index, zero) in zeros.iter_mut().enumerate() {
                     *zero = zero_at(bits, groups, words.data(), row, index);
                 }
             }
-            kernels.dequantize(group, &codes, &scales, &zeros, out);
+            None => zeros.fill(1 << (bits - 1)),
         }
+    }
+
+    /// The whole weight as products read it, without dequantizing.
+    ///
+    /// Cost: reads each stored byte once, on the threads of the current rayon pool; needs a byte for each code while it
+    /// packs.
+    ///
+    /// # Errors
+    /// `PackedMatrixError` where the weight has no elements.
+    pub fn to_matrix(&self, kernels: &Kernels) -> Result<PackedMatrix, PackedMatrixError> {
+        let (bits, columns) = (self.scheme.bits(), self.columns);
+        let group = self.scheme.group_len(columns);
+        let rows = self.packed.data().len() / packed_bytes(columns, bits).max(1);
+        let groups = columns.checked_div(group).unwrap_or(0);
+        let (mut codes, mut scales) = (vec![0; rows * columns], vec![0.0; rows * groups]);
+        let mut zeros = vec![0; rows * groups];
+        if !codes.is_empty() {
+            let params = scales.par_chunks_exact_mut(groups).zip(zeros.par_chunks_exact_mut(groups));
+            codes.par_chunks_exact_mut(columns).zip(params).enumerate().for_each(|(row, (codes, (scales, zeros)))| {
+                self.read_codes(kernels, row, codes, scales, zeros);
+            });
+        }
+        let middle = f32::from(1_u8 << (bits - 1));
+        let zeros = if self.scheme.symmetric() { Zeros::Shared(middle) } else { Zeros::PerGroup(&zeros) };
+        PackedMatrix::new(&CodedMatrix { rows, columns, bits, group, codes: &codes, scales: &scales, zeros })
     }
 }
 
