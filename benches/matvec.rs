@@ -8,7 +8,7 @@
 #[path = "../src/commands/bench/matvec.rs"]
 mod matvec;
 
-use matvec::{Measured, Options, Report};
+use matvec::{Measured, Options};
 
 fn main() {
     let (options, json) = match options(std::env::args().skip(1)) {
@@ -18,8 +18,8 @@ fn main() {
             std::process::exit(2);
         }
     };
-    let report = matvec::measure(&options, |what| eprintln!("{what}"));
-    if json { print_json(&report) } else { print_table(&report) }
+    let results = matvec::measure(&options, |what| eprintln!("{what}"));
+    if json { print_json(&results) } else { print_table(&results) }
 }
 
 fn options(arguments: impl Iterator<Item = String>) -> Result<(Options, bool), String> {
@@ -50,14 +50,11 @@ fn shape(text: &str) -> Result<[usize; 2], String> {
     sides.filter(|sides| !sides.contains(&0)).ok_or_else(|| format!("`{}` is not ROWSxCOLUMNS", text.escape_debug()))
 }
 
-fn print_table(report: &Report) {
-    for (threads, rate) in &report.read_gb_per_s {
-        println!("reading, {threads} threads: {rate:.1} GB/s");
-    }
+fn print_table(results: &[Measured]) {
     println!(
         "shape        scheme     x     kernels          threads  us/product    GB/s  of read    b/w  error    total"
     );
-    for m in &report.results {
+    for m in results {
         let Measured { shape: [rows, columns], scheme, variant, kernels, dot, threads, .. } = m;
         println!(
             "{:<12} {scheme:<10} {variant:<5} {:<16} {threads:>7} {:>11.1} {:>7.2} {:>8.2} {:>6.3}  {:.1e}  {:.1e}",
@@ -65,7 +62,7 @@ fn print_table(report: &Report) {
             format!("{kernels} {dot}"),
             m.seconds * 1e6,
             m.gb_per_s,
-            m.of_read,
+            m.gb_per_s / m.read_gb_per_s,
             m.bits_per_weight,
             m.relative_error,
             m.relative_error_total,
@@ -73,16 +70,15 @@ fn print_table(report: &Report) {
     }
 }
 
-fn print_json(report: &Report) {
-    let results: Vec<String> = report.results.iter().map(json).collect();
-    let read = report.read_gb_per_s.first().map_or(f64::NAN, |(_, rate)| *rate);
-    println!("{{\"schema\":1,\"read_gb_per_s\":{read:.4},\"results\":[{}]}}", results.join(","));
+fn print_json(results: &[Measured]) {
+    let results: Vec<String> = results.iter().map(json).collect();
+    println!("{{\"schema\":1,\"results\":[{}]}}", results.join(","));
 }
 
 fn json(m: &Measured) -> String {
     format!(
         "{{\"op\":\"matvec\",\"variant\":\"{}\",\"kernels\":\"{}\",\"dot\":\"{}\",\"scheme\":\"{}\",\"shape\":[{},{}],\
-         \"threads\":{},\"seconds\":{:e},\"gb_per_s\":{:.4},\"of_read\":{:.4},\"bits_per_weight\":{:.4},\
+         \"threads\":{},\"seconds\":{:e},\"seconds_min\":{:e},\"gb_per_s\":{:.4},\"read_gb_per_s\":{:.4},\"bits_per_weight\":{:.4},\
          \"relative_error\":{:e},\"relative_error_total\":{:e}}}",
         m.variant,
         m.kernels,
@@ -92,8 +88,9 @@ fn json(m: &Measured) -> String {
         m.shape[1],
         m.threads,
         m.seconds,
+        m.seconds_min,
         m.gb_per_s,
-        m.of_read,
+        m.read_gb_per_s,
         m.bits_per_weight,
         m.relative_error,
         m.relative_error_total,

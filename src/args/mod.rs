@@ -427,10 +427,15 @@ pub(crate) struct Verify {
 Examples:
   reweight bench --quick
   reweight bench softmax --quick --sizes 1024,4096 --threads 1 --json")]
+  reweight bench
+  reweight bench softmax --sizes 1024,1048576 --threads 1
+  reweight bench softmax --sizes 4096 --total 67108864 --json
+  reweight bench matvec --kernels avx2 --threads 2")]
 pub(crate) struct Bench {
     /// What to measure [default: everything]
     ///
-    /// `softmax`: algorithms and kinds of store, out of place and in place.
+    /// `softmax`: algorithms and kinds of store, out of place and in place. `matvec`: a vector through packed matrices
+    /// of 2, 3, 4 and 8 bits that exceed the caches, with f32 and int8 activations; sizes are its own.
     #[arg(value_name = "OP", value_hint = ValueHint::Other)]
     pub(crate) ops: Vec<String>,
 

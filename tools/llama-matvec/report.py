@@ -19,7 +19,7 @@ def main() -> None:
             name = f"llama.cpp {kind} {buffer}"
             rows.setdefault(name, []).append((float(seconds), float(rate), float(bits), float(error)))
         ours = json.loads((folder / f"matvec.{run}.json").read_text())
-        reads.append(ours["read_gb_per_s"])
+        reads.extend(r["read_gb_per_s"] for r in ours["results"][:1])
         for r in ours["results"]:
             if r["kernels"] == "scalar":
                 continue

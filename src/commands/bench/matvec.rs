@@ -70,10 +70,12 @@ pub(crate) struct Measured {
     pub(crate) threads: usize,
     /// Median of a product.
     pub(crate) seconds: f64,
+    /// The least.
+    pub(crate) seconds_min: f64,
     /// Of the packed matrix.
     pub(crate) gb_per_s: f64,
-    /// `gb_per_s` as a part of what reading alone reached in the same rounds, on as many threads.
-    pub(crate) of_read: f64,
+    /// What reading alone reached in the same rounds, on as many threads.
+    pub(crate) read_gb_per_s: f64,
     pub(crate) bits_per_weight: f64,
     /// Root of the squared error by the squared result: against the exact product of the quantized weights,
     pub(crate) relative_error: f64,
@@ -81,27 +83,18 @@ pub(crate) struct Measured {
     pub(crate) relative_error_total: f64,
 }
 
-/// All that was measured.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Report {
-    /// Threads, and how fast they read memory: the median of all rounds.
-    pub(crate) read_gb_per_s: Vec<(usize, f64)>,
-    pub(crate) results: Vec<Measured>,
-}
-
 /// Measures what `options` say, one shape and width after the other; `progress` hears of each beforehand.
-pub(crate) fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Report {
+pub(crate) fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Vec<Measured> {
     let read_buffer = vec![1_u8; options.mib.max(4) << 20];
-    let mut reads: Vec<(usize, Vec<f64>)> = options.threads.iter().map(|threads| (*threads, Vec::new())).collect();
     let mut results = Vec::new();
     for &[rows, columns] in &options.shapes {
         for &bits in &options.bits {
             progress(&format!("int{bits}-g{GROUP} {rows}x{columns}"));
             let layer = Layer::new(rows, columns, bits, options.mib << 20);
-            results.extend(layer.measure(options, &read_buffer, &mut reads));
+            results.extend(layer.measure(options, &read_buffer));
         }
     }
-    Report { read_gb_per_s: reads.into_iter().map(|(threads, rates)| (threads, median(rates))).collect(), results }
+    results
 }
 
 /// A quantized layer, as often as it takes to exceed the caches.
@@ -146,7 +139,7 @@ impl Layer {
         Self { scheme: format!("int{bits}-g{GROUP}"), matrices, is_cached: bytes == 0, x, exact, exact_drawn }
     }
 
-    fn measure(&self, options: &Options, buffer: &[u8], reads: &mut [(usize, Vec<f64>)]) -> Vec<Measured> {
+    fn measure(&self, options: &Options, buffer: &[u8]) -> Vec<Measured> {
         let pools: Vec<_> = options.threads.iter().map(|threads| pool(*threads)).collect();
         let wanted = |kernels: &PackedKernels| {
             options.kernels.is_empty() || options.kernels.iter().any(|name| name == kernels.table)
@@ -162,9 +155,6 @@ impl Layer {
                 let seconds = self.time(contender, &pools[contender.pool]);
                 contender.seconds.push(seconds);
             }
-        }
-        for ((_, all), rates) in reads.iter_mut().zip(&rates) {
-            all.extend_from_slice(rates);
         }
         let rates: Vec<f64> = rates.into_iter().map(median).collect();
         contenders.into_iter().map(|c| self.report(&c, options.threads[c.pool], rates[c.pool])).collect()
@@ -189,6 +179,7 @@ impl Layer {
         let mut y = vec![0.0; matrix.rows()];
         matrix.matvec(contender.kernels, contender.activations, &self.x, &mut y);
         let seconds = median(contender.seconds.clone());
+        let seconds_min = contender.seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let gb_per_s = matrix.bytes() as f64 / seconds / 1e9;
         Measured {
             variant: if contender.activations == Activations::F32 { "f32" } else { "int8" },
@@ -198,8 +189,9 @@ impl Layer {
             shape: [matrix.rows(), matrix.columns()],
             threads,
             seconds,
+            seconds_min,
             gb_per_s,
-            of_read: gb_per_s / read,
+            read_gb_per_s: read,
             bits_per_weight: matrix.bits_per_weight(),
             relative_error: relative_error(&y, &self.exact),
             relative_error_total: relative_error(&y, &self.exact_drawn),

@@ -1,6 +1,8 @@
 //! `bench`: what the kernels reach on this machine, beside its memory bandwidth. An operation is one line of [`OPS`].
 
 mod bandwidth;
+mod layers;
+mod matvec;
 mod rounds;
 mod softmax;
 
@@ -16,7 +18,7 @@ use crate::ui::{Align, Table, Ui};
 type Op = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
 /// Every operation, in the order in which they run.
-const OPS: [(&str, Op); 1] = [("softmax", softmax::measure)];
+const OPS: [(&str, Op); 2] = [("softmax", softmax::measure), ("matvec", layers::measure)];
 
 /// What every operation goes by.
 struct Setup {
@@ -60,6 +62,9 @@ struct Measured {
     /// Of what is read and written at least: each input and each result once.
     gb_per_s: f64,
     seconds_min: f64,
+    /// What a product with a packed matrix has to say beside.
+    #[serde(flatten)]
+    product: Option<layers::Product>,
 }
 
 pub(super) fn run(arguments: &Bench, global: &Global, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
@@ -110,7 +115,7 @@ fn show(report: &Report, ui: &Ui) -> anyhow::Result<()> {
         ("GB/s", Align::Right),
         ("of copy", Align::Right),
     ]);
-    for line in &report.results {
+    for line in report.results.iter().filter(|line| line.product.is_none()) {
         let rows = line.rows.unwrap_or(1);
         let place = if line.in_place == Some(true) { "in place" } else { line.store.unwrap_or("") };
         table.row([
@@ -127,7 +132,10 @@ fn show(report: &Report, ui: &Ui) -> anyhow::Result<()> {
             format!("{:.2}", line.gb_per_s / report.copy_gb_per_s),
         ]);
     }
-    ui.table(&table)?;
+    if report.results.iter().any(|line| line.product.is_none()) {
+        ui.table(&table)?;
+    }
+    layers::show(&report.results, ui)?;
     ui.print(&format!(
         "one thread reads {:.2} GB/s and copies {:.2} GB/s of memory, both directions counted",
         report.read_gb_per_s, report.copy_gb_per_s

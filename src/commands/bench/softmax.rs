@@ -104,5 +104,6 @@ fn group(contenders: &[Contender], n: usize, rows: usize, setup: &Setup, report:
         seconds,
         gb_per_s: 2.0 * (total * size_of::<f32>()) as f64 / seconds / 1e9,
         seconds_min,
+        product: None,
     }));
 }
