@@ -52,16 +52,17 @@ fn shape(text: &str) -> Result<[usize; 2], String> {
 
 fn print_table(results: &[Measured]) {
     println!(
-        "shape        scheme     x     kernels          threads  us/product    GB/s  of read    b/w  error    total"
+        "shape        scheme     x     kernels          threads  us/product    GB/s   read  of read    b/w  error    total"
     );
     for m in results {
         let Measured { shape: [rows, columns], scheme, variant, kernels, dot, threads, .. } = m;
         println!(
-            "{:<12} {scheme:<10} {variant:<5} {:<16} {threads:>7} {:>11.1} {:>7.2} {:>8.2} {:>6.3}  {:.1e}  {:.1e}",
+            "{:<12} {scheme:<10} {variant:<5} {:<16} {threads:>7} {:>11.1} {:>7.2} {:>6.2} {:>8.2} {:>6.3}  {:.1e}  {:.1e}",
             format!("{rows}x{columns}"),
             format!("{kernels} {dot}"),
             m.seconds * 1e6,
             m.gb_per_s,
+            m.read_gb_per_s,
             m.gb_per_s / m.read_gb_per_s,
             m.bits_per_weight,
             m.relative_error,

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Opens a compressed-tensors folder, packs the codes of one weight (the first quantized one, or NAME) without
-//! dequantizing them, and multiplies it by a vector with f32 and with int8 activations. A product reads the matrix once;
+//! dequantizing them, multiplies it by a vector with f32 and with int8 activations, and takes the softmax of the result. A product reads the matrix once;
 //! its errors are those that `reweight_kernels::packed::Activations` states, here printed beside the product in f64.
 
 #![expect(clippy::print_stdout, reason = "an example prints what it did")]
@@ -16,6 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use reweight::quant::kernels::best;
 use reweight::quant::kernels::packed::{Activations, PackedKernels};
+use reweight::quant::kernels::softmax::softmax;
 use reweight::quant::store::Model;
 use reweight::quant::store::weight::{Storage, Weight};
 
@@ -59,6 +60,15 @@ fn main() -> anyhow::Result<()> {
         let most = exact.iter().fold(0.0_f64, |most, y| most.max(y.abs()));
         println!("{activations:?}: {:.1} us, largest error {error:.1e} of results up to {most:.2}", seconds * 1e6);
     }
+
+    // Were these logits.
+    let mut probabilities = vec![0.0; y.len()];
+    softmax(&y, y.len(), &mut probabilities);
+    let likeliest = probabilities.iter().copied().fold(0.0, f32::max);
+    println!(
+        "softmax: likeliest {likeliest:.4}, in all {:.6}",
+        probabilities.iter().map(|p| f64::from(*p)).sum::<f64>()
+    );
     Ok(())
 }
 

@@ -67,3 +67,56 @@ fn unknown_operations_and_sizes_are_refused() {
         assert_eq!(ran.stdout, "", "{words}");
     }
 }
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Products {
+    schema: u32,
+    read_gb_per_s: f64,
+    copy_gb_per_s: f64,
+    results: Vec<Product>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Product {
+    op: String,
+    variant: String,
+    kernels: String,
+    dot: String,
+    scheme: String,
+    shape: [usize; 2],
+    n: usize,
+    rows: usize,
+    threads: usize,
+    seconds: f64,
+    seconds_min: f64,
+    gb_per_s: f64,
+    read_gb_per_s: f64,
+    bits_per_weight: f64,
+    relative_error: f64,
+    relative_error_total: f64,
+}
+
+#[test]
+fn products_are_measured_at_every_width() {
+    let words = "bench matvec --quick --json --kernels scalar --threads 1 --rounds 1";
+    let document: Products = Cmd::new(words).run().expect_status(0).document();
+    assert_eq!(document.schema, 1);
+    assert!(document.read_gb_per_s > 0.0 && document.copy_gb_per_s > 0.0);
+    let lines: Vec<_> = document.results.iter().map(|m| (m.scheme.as_str(), m.variant.as_str())).collect();
+    let expected = ["int2-g128", "int3-g128", "int4-g128", "int8-g128"];
+    assert_eq!(lines, expected.map(|scheme| [(scheme, "int8"), (scheme, "f32")]).concat());
+    for m in &document.results {
+        assert_eq!((m.op.as_str(), m.kernels.as_str(), m.dot.as_str(), m.threads), ("matvec", "scalar", "plain", 1));
+        assert_eq!(m.shape, [m.rows, m.n]);
+        assert!(0.0 < m.seconds_min && m.seconds_min <= m.seconds && m.read_gb_per_s > 0.0);
+        // A group of 128 has an f16 scale and a zero of a byte.
+        let bits: f64 = m.scheme[3..4].parse().expect("a digit");
+        assert!((m.bits_per_weight - bits - 24.0 / 128.0).abs() < 1e-9, "{}", m.scheme);
+        assert!((m.gb_per_s * m.seconds * 8e9 - m.bits_per_weight * (m.rows * m.n) as f64).abs() < 1.0);
+        // Rounding activations to 255 levels errs by less than a hundredth; f32 by far less than n * eps.
+        let bound = if m.variant == "int8" { 1e-2 } else { 1e-5 };
+        assert!(m.relative_error < bound && m.relative_error_total > m.relative_error, "{} {}", m.scheme, m.variant);
+    }
+}

@@ -23,6 +23,7 @@ pub(super) struct Product {
     relative_error_total: f64,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as every operation: others may fail")]
 pub(super) fn measure(setup: &Setup, report: &mut Report) -> anyhow::Result<()> {
     let options = Options {
         threads: setup.threads.clone(),
@@ -69,6 +70,7 @@ pub(super) fn show(lines: &[Measured], ui: &Ui) -> anyhow::Result<()> {
         ("shape", Align::Right),
         ("seconds", Align::Right),
         ("GB/s", Align::Right),
+        ("read", Align::Right),
         ("of read", Align::Right),
         ("bits/w", Align::Right),
         ("error", Align::Right),
@@ -87,6 +89,7 @@ pub(super) fn show(lines: &[Measured], ui: &Ui) -> anyhow::Result<()> {
             format!("{}x{}", product.shape[0], product.shape[1]),
             format!("{:.3e}", line.seconds),
             format!("{:.2}", line.gb_per_s),
+            format!("{:.2}", product.read_gb_per_s),
             format!("{:.2}", line.gb_per_s / product.read_gb_per_s),
             format!("{:.3}", product.bits_per_weight),
             format!("{:.1e}", product.relative_error),
