@@ -426,11 +426,8 @@ pub(crate) struct Verify {
 #[command(after_long_help = "\
 Examples:
   reweight bench --quick
-  reweight bench softmax --quick --sizes 1024,4096 --threads 1 --json")]
-  reweight bench
-  reweight bench softmax --sizes 1024,1048576 --threads 1
-  reweight bench softmax --sizes 4096 --total 67108864 --json
-  reweight bench matvec --kernels avx2 --threads 2")]
+  reweight bench softmax --quick --sizes 1024,4096 --threads 1 --json
+  reweight bench matvec --quick")]
 pub(crate) struct Bench {
     /// What to measure [default: everything]
     ///

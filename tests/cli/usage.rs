@@ -35,7 +35,7 @@ fn what_is_refused_and_how() {
 /// Verbs that come later are unknown until they are there.
 #[test]
 fn verbs_to_come_are_unknown() {
-    for verb in ["patch"] {
+    for verb in ["patch", "plan"] {
         let ran = Cmd::new(verb).run().expect_status(2);
         assert!(ran.stderr.starts_with(&format!("error: unrecognized subcommand '{verb}'\n")), "{}", ran.stderr);
     }
