@@ -222,10 +222,10 @@ fn exp(x: f32) -> f32 {
     let scale = f32::from_bits(shifted.to_bits() << 23);
     let n = shifted - MAGIC;
     let t = (bounded - n * LN2_HIGH) - n * LN2_LOW;
-    let p = 0.008_287_38_f32;
-    let p = p * t + 0.041_884_47;
+    let p = 0.008_289_291_f32;
+    let p = p * t + 0.041_897_822;
     let p = p * t + 0.166_676_52;
-    let p = p * t + 0.499_991_33;
+    let p = p * t + 0.499_991_5;
     let p = p * t + 0.999_999_7;
     let p = p * t;
     let result = scale + scale * p;

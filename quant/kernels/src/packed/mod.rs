@@ -31,7 +31,6 @@
 //! # Ok::<(), reweight_kernels::packed::PackedMatrixError>(())
 //! ```
 
-mod gemm;
 mod layout;
 mod matrix;
 mod product;

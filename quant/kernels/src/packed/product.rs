@@ -7,6 +7,8 @@ use super::layout::Layout;
 use super::matrix::PackedMatrix;
 use super::table::PackedKernels;
 use super::tile::ROWS;
+use crate::dense::{Dense, Rows, RowsMut};
+use crate::{best, by_name};
 
 /// From so many rows of x on, products in f32 dequantize a panel of rows and multiply it as a dense matrix.
 const DENSE_ROWS: usize = 24;
@@ -62,8 +64,8 @@ impl PackedMatrix {
     /// [`PackedMatrix::matvec`] for each row of x: `columns` values each, and as many rows of y, `rows` values each.
     ///
     /// Up to 23 rows of x, and with int8 activations any number, multiply codes as they are, four rows of x at a time
-    /// for each tile of the matrix. More rows in f32 dequantize panels of the matrix and multiply these by the `gemm`
-    /// crate.
+    /// for each tile of the matrix. More rows in f32 dequantize panels of the matrix and multiply these
+    /// with [`Dense`].
     ///
     /// # Panics
     /// Unless x holds whole rows, and y as many.
@@ -113,8 +115,7 @@ impl PackedMatrix {
     }
 }
 
-/// Tiles that one task takes. Panels are always of one size, so that `gemm` sees the same shapes on any number of
-/// threads; elsewhere the size decides nothing.
+/// Tiles that one task takes. The size decides nothing but the time: every row is multiplied alone.
 fn piece_tiles(matrix: &PackedMatrix, dense: bool) -> usize {
     let n_tiles = matrix.layout.n_tiles();
     if dense {
@@ -232,7 +233,12 @@ fn dense(
     let mut panel = vec![0.0; rows.len() * columns];
     matrix.dequantize(kernels, rows.clone(), &mut panel);
     let mut product = vec![0.0; rows.len() * n];
-    super::gemm::product_of_rows(columns, &panel, x, &mut product);
+    let mut weights = Dense::default();
+    weights.reset(rows.len(), columns);
+    weights.set_rows(Rows { values: &panel, stride: columns });
+    let table = by_name(kernels.table).unwrap_or_else(best);
+    let out_rows = RowsMut { values: &mut product, stride: rows.len() };
+    weights.product(table, Rows { values: x, stride: columns }, n, out_rows);
     for (row, values) in product.chunks_exact(rows.len()).enumerate() {
         for (tile, values) in values.chunks(ROWS).enumerate() {
             out[tile * n + row][..values.len()].copy_from_slice(values);
