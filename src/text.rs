@@ -90,6 +90,17 @@ impl Tokenizer {
         self.encoded(text, true)
     }
 
+    /// The tokens of a document, as they are or made from its text.
+    ///
+    /// # Errors
+    /// `TextError::Tokenizer`.
+    pub fn encode_document(&self, document: &Document) -> Result<Vec<u32>, TextError> {
+        match document {
+            Document::Text(text) => self.encode(text),
+            Document::Tokens(tokens) => Ok(tokens.clone()),
+        }
+    }
+
     fn encoded(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
         let encoding = self.inner.encode_fast(text, special);
         let wrong =
@@ -104,22 +115,48 @@ pub fn windows(tokens: &[u32], context: usize) -> Vec<&[u32]> {
     tokens.chunks_exact(context).collect()
 }
 
-/// The documents of a file: every line's `field` of a JSON Lines file (`.jsonl`), otherwise the whole text.
+/// One document of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Text, to be tokenized.
+    Text(String),
+    /// Tokens already.
+    Tokens(Vec<u32>),
+}
+
+impl Document {
+    /// Its text, where it is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Tokens(_) => None,
+        }
+    }
+}
+
+/// The documents of a file: every line's `field` of a JSON Lines file (`.jsonl`), a text or a list of token ids, otherwise the
+/// whole text.
 ///
 /// # Errors
 /// `TextError` where the file cannot be read as UTF-8, or a line lacks the field.
-pub fn documents(path: &Path, field: &str) -> Result<Vec<String>, TextError> {
+pub fn documents(path: &Path, field: &str) -> Result<Vec<Document>, TextError> {
     let text = std::fs::read_to_string(path).map_err(|source| TextError::Read { path: path.to_owned(), source })?;
     if path.extension().is_none_or(|extension| extension != "jsonl") {
-        return Ok(vec![text]);
+        return Ok(vec![Document::Text(text)]);
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
             let wrong = |what: String| TextError::Line { path: path.to_owned(), line: index + 1, what };
             let value: serde_json::Value = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-            let text = value.get(field).and_then(serde_json::Value::as_str);
-            text.map(str::to_owned).ok_or_else(|| wrong(format!("expected a text in field {field:?}")))
+            let id = |value: &serde_json::Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let document = match value.get(field) {
+                Some(serde_json::Value::String(text)) => Some(Document::Text(text.clone())),
+                Some(serde_json::Value::Array(ids)) => ids.iter().map(id).collect::<Option<_>>().map(Document::Tokens),
+                _ => None,
+            };
+            document.ok_or_else(|| wrong(format!("expected a text or a list of token ids in field {field:?}")))
         })
         .collect()
 }
@@ -139,7 +176,7 @@ impl TextError {
 
 #[cfg(test)]
 mod tests {
-    use super::{documents, windows};
+    use super::{Document, documents, windows};
 
     #[test]
     fn a_short_last_window_is_dropped() {
@@ -151,8 +188,10 @@ mod tests {
     fn json_lines_give_a_document_each_and_a_missing_field_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("texts.jsonl");
-        std::fs::write(&path, "{\"text\": \"a\"}\n\n{\"text\": \"b\\nc\"}\n").expect("a file");
-        assert_eq!(documents(&path, "text").expect("two documents"), ["a", "b\nc"]);
+        std::fs::write(&path, "{\"text\": \"a\"}\n\n{\"text\": \"b\\nc\"}\n{\"text\": [5, 7]}\n").expect("a file");
+        let expected =
+            [Document::Text("a".to_owned()), Document::Text("b\nc".to_owned()), Document::Tokens(vec![5, 7])];
+        assert_eq!(documents(&path, "text").expect("three documents"), expected);
         let error = documents(&path, "body").expect_err("no such field").to_string();
         assert!(error.contains("line 1") && error.contains("\"body\""), "{error}");
     }

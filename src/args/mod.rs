@@ -1,6 +1,7 @@
 //! What the command line accepts: one struct per verb, nothing but types and their help. Parsing a value is in [`value`];
 //! what a verb does is in `commands`. The help of every verb is committed under `tests/cli/snapshots`.
 
+mod measure;
 mod value;
 
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ use clap::error::ErrorKind;
 use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+pub(crate) use measure::{Bench, Calibrate, Eval};
 pub(crate) use value::{ReportFile, ReportFormat, ShardSize, TensorScheme};
 
 /// Quantize and patch model weights: smaller models you can trust
@@ -143,7 +145,8 @@ pub(crate) enum Verb {
 
 /// Show what a model holds, without reading its weights
 ///
-/// Lists tensors with their shape, type and size. Only headers are read, so a model of any size takes a moment.
+/// Lists tensors with their shape, type and size. Only headers are read, so a model of any size takes a moment. Of a file
+/// that `calibrate` wrote, lists what went into each layer.
 #[derive(Debug, PartialEq, Group)]
 #[command(after_long_help = "\
 Examples:
@@ -158,65 +161,6 @@ pub(crate) struct Inspect {
     /// Show only tensors whose name matches this glob
     #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
     pub(crate) tensors: Option<String>,
-}
-
-/// Gather activation statistics of a model
-///
-/// Runs the model over text and writes, for the input of each linear layer, the sums of |x| and x^2 of every channel. Sums are exact:
-/// files of two texts merge to that of both, byte for byte. A name ending in .gguf or .dat is written, and read by --merge, as
-/// an importance matrix of llama.cpp, which holds the sums of x^2 alone.
-#[derive(Debug, PartialEq, Group)]
-#[command(after_long_help = "\
-Examples:
-  reweight calibrate demo stats.safetensors
-  reweight calibrate ./model stats.safetensors --text a.txt b.jsonl
-  reweight calibrate all.safetensors --merge a.safetensors b.safetensors
-  reweight calibrate imatrix.gguf --merge stats.safetensors")]
-pub(crate) struct Calibrate {
-    /// Folder or .gguf file; with --merge, the file to write
-    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
-    pub(crate) model: PathBuf,
-
-    /// File to write; must not exist without --force
-    #[arg(value_name = "STATS", value_hint = ValueHint::AnyPath)]
-    pub(crate) stats: Option<PathBuf>,
-
-    /// Text files, or .jsonl with a text a line
-    ///
-    /// Documents are cut in windows; none is dropped for being long. The bundled model has a text of its own.
-    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
-    pub(crate) text: Vec<PathBuf>,
-
-    /// Tokens to take, evenly over texts
-    #[arg(long, value_name = "N", default_value = "65536")]
-    pub(crate) tokens: NonZeroUsize,
-
-    /// Tokens of a window, at most
-    #[arg(long, value_name = "N", default_value = "512")]
-    pub(crate) context: NonZeroUsize,
-
-    /// Which windows are taken where there are more
-    #[arg(long, value_name = "N", default_value = "0")]
-    pub(crate) seed: u64,
-
-    /// Field of each line of .jsonl that holds the text
-    #[arg(long, value_name = "NAME", default_value = "text", value_hint = ValueHint::Other)]
-    pub(crate) field: String,
-
-    /// Also sum x x^T of every input
-    ///
-    /// A matrix as wide as the input for each, which error-compensating rounding needs.
-    #[arg(long)]
-    pub(crate) gram: bool,
-
-    /// Add up statistics instead of gathering them
-    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
-    #[arg(conflicts_with_all = ["text", "gram"])]
-    pub(crate) merge: Vec<PathBuf>,
-
-    /// Replace the file if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
 }
 
 /// Write a smaller copy of a model
@@ -332,51 +276,6 @@ pub(crate) struct Convert {
     pub(crate) writing: Writing,
 }
 
-/// Measure what a model predicts
-///
-/// Runs the model over text, in windows of tokens that do not overlap, and prints the mean loss of every token but the first
-/// of each window, in nats. With --reference, also how far its predictions are from those of another model, such as the
-/// one it was made from. An encoder is compared by its sentence embeddings, a sentence a line.
-#[derive(Debug, PartialEq, Group)]
-#[command(after_long_help = "\
-Examples:
-  reweight eval demo
-  reweight eval ./model-int4 --text held-out.txt --reference ./model
-  reweight eval ./model --text a.txt b.txt --context 512 --json")]
-pub(crate) struct Eval {
-    /// Folder or .gguf file
-    #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
-    pub(crate) model: PathBuf,
-
-    /// Text files, or .jsonl with a text a line
-    ///
-    /// The bundled model has a text of its own that it never saw.
-    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
-    pub(crate) text: Vec<PathBuf>,
-
-    /// Compare with the predictions of this model
-    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
-    pub(crate) reference: Option<PathBuf>,
-
-    /// Tokens of a window [default: 1024, or all positions]
-    #[arg(long, value_name = "N")]
-    pub(crate) context: Option<NonZeroUsize>,
-
-    /// Take at most this many tokens, evenly over texts
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<NonZeroUsize>,
-
-    /// Field of each line of .jsonl that holds the text
-    #[arg(long, value_name = "NAME", default_value = "text", value_hint = ValueHint::Other)]
-    pub(crate) field: String,
-
-    /// Exit 1 if the loss is above
-    ///
-    /// The loss in nats a token; with --reference the mean divergence in nats, for encoders one minus the mean cosine.
-    #[arg(long, value_name = "NATS", value_parser = value::error_bound, allow_negative_numbers = true)]
-    pub(crate) fail_above: Option<f64>,
-}
-
 /// Compare two models tensor by tensor
 ///
 /// Quantized tensors are turned back into floating point first, so the two may be stored in different ways.
@@ -416,42 +315,6 @@ pub(crate) struct Verify {
     /// A folder or file that reweight wrote
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
     pub(crate) target: PathBuf,
-}
-
-/// Measure the kernels on this machine
-///
-/// Times every kernel of every table this machine has, in turns, beside what one thread reads and copies of memory; the
-/// figures are medians. --kernels and --threads measure one table, or one number of threads.
-#[derive(Debug, PartialEq, Group)]
-#[command(after_long_help = "\
-Examples:
-  reweight bench --quick
-  reweight bench softmax --quick --sizes 1024,4096 --threads 1 --json
-  reweight bench matvec --quick")]
-pub(crate) struct Bench {
-    /// What to measure [default: everything]
-    ///
-    /// `softmax`: algorithms and kinds of store, out of place and in place. `matvec`: a vector through packed matrices
-    /// of 2, 3, 4 and 8 bits that exceed the caches, with f32 and int8 activations; sizes are its own.
-    #[arg(value_name = "OP", value_hint = ValueHint::Other)]
-    pub(crate) ops: Vec<String>,
-
-    /// Elements of a row, separated by commas
-    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = value::bench_size)]
-    #[arg(value_hint = ValueHint::Other)]
-    pub(crate) sizes: Vec<usize>,
-
-    /// Elements of all rows [default: one row]
-    #[arg(long, value_name = "N", value_parser = value::bench_size)]
-    pub(crate) total: Option<usize>,
-
-    /// Turns of each kernel [default: 7]
-    #[arg(long, value_name = "N", value_parser = value::bench_rounds)]
-    pub(crate) rounds: Option<usize>,
-
-    /// Take seconds; the figures mean little
-    #[arg(long)]
-    pub(crate) quick: bool,
 }
 
 /// Print shell completions or the manual

@@ -6,7 +6,7 @@ use std::time::Instant;
 use reweight::calibrate::{Sample, calibrate, sample};
 use reweight::demo;
 use reweight::model::Network;
-use reweight::text::{Tokenizer, documents};
+use reweight::text::{Document, Tokenizer, documents};
 use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
@@ -68,11 +68,11 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
 
 /// Tokens of each text.
 fn tokens(arguments: &Calibrate, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
-    let encode = |documents: Vec<String>| -> anyhow::Result<Vec<Vec<u32>>> {
-        documents.iter().map(|document| Ok(tokenizer.encode(document)?)).collect()
+    let encode = |documents: Vec<Document>| -> anyhow::Result<Vec<Vec<u32>>> {
+        documents.iter().map(|document| Ok(tokenizer.encode_document(document)?)).collect()
     };
     if arguments.text.is_empty() && arguments.model == Path::new(demo::NAME) && !arguments.model.exists() {
-        return Ok(vec![encode(vec![demo::CALIBRATION_TEXT.to_owned()])?]);
+        return Ok(vec![encode(vec![Document::Text(demo::CALIBRATION_TEXT.to_owned())])?]);
     }
     if arguments.text.is_empty() {
         return Err(Problem::usage("no text to calibrate on").hint("name files with `--text FILE...`").into());
@@ -117,7 +117,7 @@ fn warn_of_few_tokens(statistics: &Statistics, ui: &Ui) {
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct Summary<'a> {
     tokens: u64,
     windows: Option<usize>,
     inputs: Vec<InputDocument<'a>>,
@@ -155,7 +155,7 @@ fn report(
             tokens: input.tokens,
             gram: input.gram.is_some(),
         });
-        ui.document(&Document {
+        ui.document(&Summary {
             tokens: statistics.tokens(),
             windows: sample.map(|sample| sample.windows.len()),
             inputs: inputs.collect(),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use reweight::demo;
 use reweight::eval::{Score, Scores, cosine, embed, score};
 use reweight::model::Network;
-use reweight::text::{TextError, Tokenizer, documents, windows};
+use reweight::text::{Document, TextError, Tokenizer, documents, windows};
 use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::store::Model;
@@ -22,7 +22,7 @@ const CONTEXT: usize = 1024;
 /// A text and what it is called.
 struct Text {
     name: String,
-    documents: Vec<String>,
+    documents: Vec<Document>,
 }
 
 pub(super) fn run(arguments: &Eval, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
@@ -41,7 +41,10 @@ pub(super) fn run(arguments: &Eval, kernels: &'static Kernels, ui: &Ui) -> anyho
 /// The files asked for; for the bundled model, where none is, its held-out text.
 fn texts(model: &Path, files: &[PathBuf], field: &str) -> anyhow::Result<Vec<Text>> {
     if files.is_empty() && model == Path::new(demo::NAME) && !model.exists() {
-        return Ok(vec![Text { name: "held-out".to_owned(), documents: vec![demo::HELDOUT_TEXT.to_owned()] }]);
+        return Ok(vec![Text {
+            name: "held-out".to_owned(),
+            documents: vec![Document::Text(demo::HELDOUT_TEXT.to_owned())],
+        }]);
     }
     if files.is_empty() {
         return Err(Problem::usage("no text to evaluate on").hint("name files with `--text FILE...`").into());
@@ -51,7 +54,7 @@ fn texts(model: &Path, files: &[PathBuf], field: &str) -> anyhow::Result<Vec<Tex
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct Summary<'a> {
     tokens: usize,
     nll: f64,
     nll_standard_error: f64,
@@ -117,7 +120,7 @@ fn predictions(
     }
     let tokenizer = Tokenizer::of(model)?;
     let tokens: Vec<Vec<u32>> =
-        texts.iter().map(|text| tokenizer.encode(&text.documents.join("\n"))).collect::<Result<_, _>>()?;
+        texts.iter().map(|text| tokens(&tokenizer, &text.documents)).collect::<Result<_, _>>()?;
     let mut cut: Vec<Vec<&[u32]>> = tokens.iter().map(|tokens| windows(tokens, context)).collect();
     for ((text, tokens), windows) in texts.iter().zip(&tokens).zip(&cut) {
         if windows.is_empty() {
@@ -142,6 +145,19 @@ fn predictions(
     let run = Ran { context, windows: cut.iter().map(Vec::len).sum(), n_tokens, seconds };
     report(&scores, texts, &run, kernels, ui)?;
     Ok(judge(arguments.fail_above, &scores.all, ui))
+}
+
+/// The tokens of a text: documents one after the other, a line break between texts.
+fn tokens(tokenizer: &Tokenizer, documents: &[Document]) -> Result<Vec<u32>, TextError> {
+    let mut tokens = Vec::new();
+    for group in documents.chunk_by(|a, b| matches!((a, b), (Document::Text(_), Document::Text(_)))) {
+        let texts: Vec<&str> = group.iter().filter_map(Document::text).collect();
+        match group {
+            [Document::Tokens(ids)] => tokens.extend(ids),
+            _ => tokens.extend(tokenizer.encode(&texts.join("\n"))?),
+        }
+    }
+    Ok(tokens)
 }
 
 /// What was run.
@@ -184,7 +200,7 @@ fn report(scores: &Scores, texts: &[Text], run: &Ran, kernels: &Kernels, ui: &Ui
             perplexity: score.perplexity(),
             against: AgainstDocument::of(score),
         };
-        return ui.document(&Document {
+        return ui.document(&Summary {
             tokens: all.tokens,
             nll: all.nll,
             nll_standard_error: all.nll_standard_error,
@@ -275,7 +291,7 @@ fn sentences(
         return Err(problem.hint("name the original with `--reference MODEL`").into());
     };
     let tokenizer = Tokenizer::of(model)?;
-    let lines = texts.iter().flat_map(|text| &text.documents).flat_map(|text| text.lines());
+    let lines = texts.iter().flat_map(|text| &text.documents).filter_map(Document::text).flat_map(str::lines);
     let mut tokens = Vec::new();
     for line in lines.filter(|line| !line.trim().is_empty()) {
         let mut sentence = tokenizer.encode_with_special(line)?;

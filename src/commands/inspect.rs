@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use reweight_quant::pattern::Pattern;
 use reweight_quant::roles::role;
+use reweight_quant::stats::Statistics;
 use reweight_quant::store::{Model, ModelLayout, Weight};
 use reweight_quant::tensor::shape_text;
 use serde::Serialize;
@@ -36,6 +37,9 @@ struct TensorDocument<'a> {
 }
 
 pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
+    if arguments.model.is_file() && Statistics::is_file(&arguments.model) {
+        return statistics(arguments, ui);
+    }
     let model = super::open(&arguments.model, ui)?;
     let pattern = arguments.tensors.as_deref().map(Pattern::new).transpose()?;
     if let Some(pattern) = &pattern {
@@ -115,4 +119,87 @@ fn show(document: &Document<'_>, ui: &Ui) -> anyhow::Result<()> {
         bytes(document.bytes as u64),
         document.bits_per_weight
     ))
+}
+
+#[derive(Serialize)]
+struct StatisticsDocument<'a> {
+    layout: &'static str,
+    tokens: u64,
+    context: usize,
+    texts: usize,
+    layers: usize,
+    inputs: Vec<InputDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct InputDocument<'a> {
+    name: &'a str,
+    channels: usize,
+    tokens: u64,
+    gram: bool,
+    abs_mean: f64,
+    rms: f64,
+    /// The greatest channel's root mean square beside that of all.
+    peak: f64,
+}
+
+/// What a file of statistics holds: what went into each layer, and how uneven its channels are.
+fn statistics(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
+    let statistics = Statistics::read(&arguments.model)?;
+    let pattern = arguments.tensors.as_deref().map(Pattern::new).transpose()?;
+    let shown = statistics.inputs.iter().filter(|(key, _)| pattern.as_ref().is_none_or(|p| p.matches(&key.0)));
+    let inputs = shown.map(|(key, input)| {
+        let (abs, second) = (input.abs_mean(), input.second_moment());
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let (rms, most) = (mean(&second).sqrt(), second.iter().copied().fold(0.0, f64::max).sqrt());
+        InputDocument {
+            name: &key.0,
+            channels: input.width(),
+            tokens: input.tokens,
+            gram: input.gram.is_some(),
+            abs_mean: mean(&abs),
+            rms,
+            peak: if rms > 0.0 { most / rms } else { 0.0 },
+        }
+    });
+    let document = StatisticsDocument {
+        layout: "statistics",
+        tokens: statistics.tokens(),
+        context: statistics.provenance.context,
+        texts: statistics.provenance.texts.len(),
+        layers: statistics.layers.len(),
+        inputs: inputs.collect(),
+    };
+    if ui.json() {
+        ui.document(&document)?;
+        return Ok(Status::Done);
+    }
+    let mut table = Table::new([
+        ("input of", Align::Left),
+        ("channels", Align::Right),
+        ("tokens", Align::Right),
+        ("mean |x|", Align::Right),
+        ("rms", Align::Right),
+        ("peak", Align::Right),
+    ]);
+    for input in &document.inputs {
+        table.row([
+            input.name.to_owned(),
+            input.channels.to_string(),
+            input.tokens.to_string(),
+            format!("{:.3e}", input.abs_mean),
+            format!("{:.3e}", input.rms),
+            format!("{:.1}", input.peak),
+        ]);
+    }
+    ui.table(&table)?;
+    ui.print(&format!(
+        "\nstatistics of {} tokens in {} text(s), windows of up to {}: {} layers, {} inputs",
+        document.tokens,
+        document.texts,
+        document.context,
+        document.layers,
+        document.inputs.len()
+    ))?;
+    Ok(Status::Done)
 }

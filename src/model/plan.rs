@@ -9,6 +9,12 @@ use super::error::ModelError;
 use super::feed_forward::{FeedForwardShape, MixtureShape, Shape};
 use super::rope::Rope;
 
+/// The most blocks, and the most experts of one, that a configuration may claim; published models have a few hundred.
+const MAX_COUNT: usize = 4096;
+
+/// The longest head that a configuration may claim: rotations are made for it before a tensor is looked at.
+const MAX_HEAD_DIM: usize = 65_536;
+
 /// One block.
 #[derive(Clone, Debug)]
 pub(super) struct BlockPlan {
@@ -38,7 +44,7 @@ pub(super) struct NetworkPlan {
 impl NetworkPlan {
     pub(super) fn of(config: Config<'_>, architecture: &Architecture) -> Result<Self, ModelError> {
         let width = config.size(&["hidden_size", "n_embd"])?;
-        let n_blocks = config.size(&["num_hidden_layers", "n_layer"])?;
+        let n_blocks = count(config, &["num_hidden_layers", "n_layer"])?;
         let epsilon = config.float(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"])?;
         refuse(config)?;
         let (ropes, locals) = ropes(config, architecture, width)?;
@@ -79,6 +85,12 @@ impl NetworkPlan {
     }
 }
 
+/// A number of things that are held apart.
+fn count(config: Config<'_>, keys: &[&str]) -> Result<usize, ModelError> {
+    let n = config.size(keys)?;
+    if n <= MAX_COUNT { Ok(n) } else { Err(config.wrong(config.first_of(keys), format!("at most {MAX_COUNT}"))) }
+}
+
 /// Switches that change the arithmetic and that no known checkpoint of the table's rows needs.
 fn refuse(config: Config<'_>) -> Result<(), ModelError> {
     if config.flag_or("use_bidirectional_attention", false)? {
@@ -93,8 +105,9 @@ fn refuse(config: Config<'_>) -> Result<(), ModelError> {
 fn head_dim(config: Config<'_>, width: usize) -> Result<usize, ModelError> {
     let n_heads = config.size(&["num_attention_heads", "n_head"])?;
     match config.size_if("head_dim")? {
-        Some(dim) => Ok(dim),
-        None if width.is_multiple_of(n_heads) => Ok(width / n_heads),
+        Some(dim) if dim <= MAX_HEAD_DIM => Ok(dim),
+        Some(_) => Err(config.wrong("head_dim", format!("at most {MAX_HEAD_DIM}"))),
+        None if width.is_multiple_of(n_heads) && width / n_heads <= MAX_HEAD_DIM => Ok(width / n_heads),
         None => Err(config.wrong(config.first_of(&["num_attention_heads", "n_head"]), format!("a divisor of {width}"))),
     }
 }
@@ -188,10 +201,11 @@ fn feed_forward(
         None => return Err(config.wrong("intermediate_size", "a number of 1 and more")),
     };
     let plain = FeedForwardShape { width, inner, activation, transposed: architecture.transposed };
-    let n_experts = config.first_of(&["num_local_experts", "num_experts"]);
-    let (Some(kind), Some(n_experts)) = (&architecture.experts, config.size_if(n_experts)?) else {
+    let keys = ["num_local_experts", "num_experts"];
+    let Some(kind) = architecture.experts.as_ref().filter(|_| config.get(config.first_of(&keys)).is_some()) else {
         return Ok(Shape::Mlp(plain));
     };
+    let n_experts = count(config, &keys)?;
     let dense = config.sizes_if("mlp_only_layers")?.is_some_and(|layers| layers.contains(&index));
     if dense || !(index + 1).is_multiple_of(config.size_or("decoder_sparse_step", 1)?) {
         return Ok(Shape::Mlp(plain));

@@ -177,6 +177,52 @@ fn statistics_do_not_depend_on_threads_and_halves_merge_to_the_whole() {
     Cmd::new("calibrate other.st --merge a.st demo.txt").in_dir(&dir).run().expect_status(2);
 }
 
+/// What `inspect` prints of statistics.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the set of keys and their types is what is checked")]
+struct Inspected {
+    schema: u32,
+    layout: String,
+    tokens: u64,
+    context: usize,
+    texts: usize,
+    layers: usize,
+    inputs: Vec<InspectedInput>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the set of keys and their types is what is checked")]
+struct InspectedInput {
+    name: String,
+    channels: usize,
+    tokens: u64,
+    gram: bool,
+    abs_mean: f64,
+    rms: f64,
+    peak: f64,
+}
+
+#[test]
+fn statistics_can_be_looked_at_and_a_cut_file_is_refused() {
+    let dir = Dir::new();
+    fs::write(dir.path().join("ids.jsonl"), "{\"text\": [1, 2, 3, 4, 5, 6, 7, 8]}\n")
+        .expect("the folder can be written");
+    Cmd::new("calibrate demo stats.safetensors --text ids.jsonl --context 4 -q").in_dir(&dir).run().expect_status(0);
+    let found: Inspected = Cmd::new("inspect stats.safetensors --json").in_dir(&dir).run().expect_status(0).document();
+    assert_eq!((found.tokens, found.context, found.texts, found.inputs.len()), (8, 4, 1, 24));
+    assert!(found.inputs.iter().all(|input| input.rms > 0.0 && input.abs_mean <= input.rms && input.peak >= 1.0));
+    let table = Cmd::new("inspect stats.safetensors --tensors *layers.0*").in_dir(&dir).run().expect_status(0).stdout;
+    assert!(
+        table.contains("statistics of 8 tokens in 1 text(s)") && table.contains("layers.0.mlp.down_proj"),
+        "{table}"
+    );
+    let bytes = fs::read(dir.path().join("stats.safetensors")).expect("it was written");
+    fs::write(dir.path().join("cut.safetensors"), &bytes[..bytes.len() - 8]).expect("the folder can be written");
+    Cmd::new("calibrate again.st --merge cut.safetensors").in_dir(&dir).run().expect_status(2);
+}
+
 #[test]
 fn an_importance_matrix_keeps_the_second_moments() {
     let dir = Dir::new();

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use reweight::model::{Network, Nobody, Run};
-use reweight_quant::kernels::{Kernels, supported};
+use reweight_quant::kernels::{self, Kernels, supported};
 use reweight_quant::store::Model;
 use safetensors::SafeTensors;
+use serde_json::{Value, json};
 
 /// Agreement asked for: far above the rounding of f32 (logits here are at most some tens), far below what any missing term
 /// would do (the fixtures' script holds each above 1e-2).
@@ -94,4 +95,63 @@ fn every_architecture_and_rotation_agrees_with_transformers() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Whatever a configuration says, the answer is a result or an error: never a panic, never memory for what is not there.
+#[test]
+fn hostile_configurations_are_errors_or_results() {
+    let values = [
+        Value::Null,
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(7),
+        json!(2_147_483_648_u64),
+        json!(u64::MAX),
+        json!(1e300),
+        json!(-0.5),
+        json!("x"),
+        json!([]),
+        json!({}),
+        json!(true),
+    ];
+    let mut n_errors = 0;
+    for name in ["llama", "gemma3", "qwen3-moe", "phi3-longrope-long", "gpt2", "bert", "rope-yarn"] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
+        let text = std::fs::read_to_string(source.join("config.json")).expect("a fixture");
+        let config: Value = serde_json::from_str(&text).expect("a fixture is JSON");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::copy(source.join("model.safetensors"), folder.path().join("model.safetensors")).expect("copied");
+        for changed in changed(&config, &values) {
+            std::fs::write(folder.path().join("config.json"), changed.to_string()).expect("written");
+            n_errors += usize::from(!runs(folder.path()));
+        }
+    }
+    assert!(n_errors > 500, "only {n_errors} errors");
+}
+
+/// The configuration with each value, also of the parts, replaced by each of `values`.
+fn changed(config: &Value, values: &[Value]) -> Vec<Value> {
+    let mut all = Vec::new();
+    for (key, old) in config.as_object().expect("a configuration is an object") {
+        let parts = old.as_object().map_or(0, serde_json::Map::len);
+        let inner = if parts > 0 { changed(old, values) } else { Vec::new() };
+        for value in values.iter().cloned().chain(inner) {
+            let mut config = config.clone();
+            config[key] = value;
+            all.push(config);
+        }
+    }
+    all
+}
+
+/// Whether a model opens and runs over a few tokens.
+fn runs(folder: &Path) -> bool {
+    let model = Model::open(folder).expect("the files are as they were");
+    let kernels = kernels::best();
+    let Ok(network) = Network::open(&model, kernels) else { return false };
+    let stop = AtomicBool::new(false);
+    let run = Run { stop: &stop, progress: &|_, _| {}, observe: &Nobody };
+    let Ok(hidden) = network.hidden_states(&[&[1, 2, 3, 4, 5], &[6]], &run) else { return false };
+    network.head().is_ok_and(|head| !head.all_logits(kernels, hidden.window(1)).is_empty())
 }

@@ -100,6 +100,14 @@ impl Statistics {
         })
     }
 
+    /// Whether a file says that it is one of statistics, whatever else is in it.
+    #[must_use]
+    pub fn is_file(path: &Path) -> bool {
+        let is_named = path.extension().is_some_and(|extension| extension != "gguf" && extension != "dat");
+        is_named
+            && SafetensorsFile::open(path).is_ok_and(|file| file.metadata().get("format").is_some_and(|f| f == FORMAT))
+    }
+
     /// Reads a file that [`Statistics::write`] made.
     ///
     /// # Errors
