@@ -9,7 +9,7 @@ use reweight_quant::store::Weight;
 use super::error::ModelError;
 use super::hidden::HiddenStates;
 use super::plan::NetworkPlan;
-use super::tensors::{Tensors, check, lay_out};
+use super::tensors::{Tensors, check, lay_out_rounded};
 
 /// Outputs that are laid out together.
 const SLICE: usize = 8192;
@@ -68,7 +68,7 @@ impl<'a> Head<'a> {
 
     /// Lays out one slice. Cost: reads its weights once.
     pub fn lay_out(&self, kernels: &Kernels, range: Range<usize>, slice: &mut HeadSlice) {
-        lay_out(kernels, self.weight, range.clone(), &mut slice.dense);
+        lay_out_rounded(kernels, self.weight, range.clone(), None, &mut slice.dense);
         slice.range = range;
     }
 

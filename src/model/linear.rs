@@ -29,7 +29,7 @@ impl Linear {
         if transposed {
             lay_out_transposed(kernels, tensors.get(&self.name, &[inputs, outputs])?, &mut self.dense);
         } else {
-            lay_out(kernels, tensors.get(&self.name, &[outputs, inputs])?, 0..outputs, &mut self.dense);
+            lay_out(tensors, kernels, tensors.get(&self.name, &[outputs, inputs])?, 0..outputs, &mut self.dense);
         }
         self.bias = tensors.vector_if(kernels, &format!("{name}.bias"), outputs)?;
         Ok(())

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use reweight_kernels::{Dense, Kernels, PANEL, Rows, fill_panel};
-use reweight_quant::store::{Model, Weight};
+use reweight_quant::store::{Model, Storage, Weight};
+use reweight_quant::tensor::Dtype;
 
 use super::error::ModelError;
 
@@ -14,6 +15,9 @@ pub(super) struct Tensors<'a> {
     pub(super) model: &'a Model,
     by_name: HashMap<&'a str, &'a Weight>,
     prefix: &'static str,
+    /// Whether packed weights are held in the dtype of their scales: the folder's configuration says `dequantize`, and loaders then
+    /// round each value once while they load.
+    rounds_packed: bool,
 }
 
 impl<'a> Tensors<'a> {
@@ -26,7 +30,9 @@ impl<'a> Tensors<'a> {
             path: model.path().to_owned(),
             tensor: format!("{}{anchor}", prefixes.first().unwrap_or(&"")),
         })?;
-        Ok(Self { model, by_name, prefix })
+        let quantization = model.config().and_then(|config| config.get("quantization_config"));
+        let rounds_packed = quantization.and_then(|part| part.get("dequantize")?.as_bool()).unwrap_or(false);
+        Ok(Self { model, by_name, prefix, rounds_packed })
     }
 
     /// The whole name of a tensor under the prefix.
@@ -82,17 +88,57 @@ pub(super) fn all(kernels: &Kernels, weight: &Weight) -> Vec<f32> {
     values
 }
 
+/// Rounds values to a float type of two bytes; leaves them for any other.
+fn round(kernels: &Kernels, dtype: Dtype, values: &mut [f32], bytes: &mut Vec<u8>) {
+    bytes.resize(2 * values.len(), 0);
+    match dtype {
+        Dtype::Bf16 => {
+            kernels.f32_to_bf16(values, bytes);
+            kernels.bf16_to_f32(bytes, values);
+        }
+        Dtype::F16 => {
+            kernels.f32_to_f16(values, bytes);
+            kernels.f16_to_f32(bytes, values);
+        }
+        _ => {}
+    }
+}
+
 /// Lays out some rows of a weight for products, on all threads, and hands its pages back.
-pub(super) fn lay_out(kernels: &Kernels, weight: &Weight, rows: Range<usize>, dense: &mut Dense) {
+pub(super) fn lay_out(
+    tensors: &Tensors<'_>,
+    kernels: &Kernels,
+    weight: &Weight,
+    rows: Range<usize>,
+    dense: &mut Dense,
+) {
+    let rounded = match &weight.storage {
+        Storage::Packed(packed) if tensors.rounds_packed => Some(packed.scale_dtype()),
+        _ => None,
+    };
+    lay_out_rounded(kernels, weight, rows, rounded, dense);
+}
+
+/// [`lay_out`], each value rounded to a type first where one is given.
+pub(super) fn lay_out_rounded(
+    kernels: &Kernels,
+    weight: &Weight,
+    rows: Range<usize>,
+    rounded: Option<Dtype>,
+    dense: &mut Dense,
+) {
     let columns = weight.columns();
     dense.reset(rows.len(), columns);
     let panels: Vec<_> = dense.panels_mut().collect();
     panels.into_par_iter().enumerate().for_each_init(
-        || vec![0.0; PANEL * columns],
-        |values, (index, panel)| {
+        || (vec![0.0; PANEL * columns], Vec::new()),
+        |(values, bytes), (index, panel)| {
             let first = rows.start + index * PANEL;
             let n = PANEL.min(rows.end - first);
             weight.read_rows(kernels, first..first + n, &mut values[..n * columns]);
+            if let Some(dtype) = rounded {
+                round(kernels, dtype, &mut values[..n * columns], bytes);
+            }
             fill_panel(panel, columns, n, |output| &values[output * columns..][..columns]);
         },
     );
