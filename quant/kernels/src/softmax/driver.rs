@@ -116,11 +116,13 @@ impl SoftmaxKernels {
                 for (j, out) in out.chunks_exact_mut(row_len).enumerate() {
                     row(plan, Span { source: at(i * together + j * row_len, row_len), out });
                 }
+                plan.fence();
             });
         } else {
             for (i, out) in out.chunks_exact_mut(row_len).enumerate() {
                 row(plan, Span { source: at(i * row_len, row_len), out });
             }
+            plan.fence();
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) trait Floats: Copy {
     fn reduce(self, x: Vector<Self>, n: Vector<Self>) -> Vector<Self>;
     /// `p * 2^n` for an integer `n` of at most 0; may be 0 from `n` = -127 down.
     fn scale(self, p: Vector<Self>, n: Vector<Self>) -> Vector<Self>;
-    /// Stores around the caches where `to` lies on a line of 64 bytes, else plainly. Ends with [`Floats::fence`].
+    /// Stores around the caches where `to` lies on a line of 64 bytes, else plainly. [`Floats::fence`] goes after the last.
     fn stream(self, v: Vector<Self>, to: &mut [f32; LANES]);
     /// Orders what was streamed before what is stored later.
     fn fence(self);

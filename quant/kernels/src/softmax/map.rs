@@ -80,6 +80,13 @@ pub(crate) fn map<S: Floats>(s: S, op: Map, span: Span<'_>, store: Store) {
     }
 }
 
+/// Orders what [`map`] streamed on this thread before what it stores later. It waits for memory, as long as a row of a
+/// thousand elements takes, so it is called once for many.
+#[inline(always)]
+pub(crate) fn fence<S: Floats>(s: S) {
+    s.fence();
+}
+
 #[inline(always)]
 fn mapped<S: Floats>(s: S, make: &mut impl Make<S>, span: Span<'_>, store: Store) {
     let Span { source, out } = span;
@@ -143,7 +150,7 @@ fn apart<S: Floats, R: Read, const STREAM: bool>(s: S, make: &mut impl Make<S>, 
     }
 }
 
-/// Streams what lies on whole lines of 64 bytes; stores plainly before and after.
+/// Streams what lies on whole lines of 64 bytes; stores plainly before and after. [`fence`] is left to the caller.
 #[inline(always)]
 fn streamed<S: Floats, R: Read>(s: S, make: &mut impl Make<S>, x: R, out: &mut [f32]) {
     let address = out.as_ptr().addr();
@@ -154,7 +161,6 @@ fn streamed<S: Floats, R: Read>(s: S, make: &mut impl Make<S>, x: R, out: &mut [
         tail(s, make, x_head, head);
     }
     apart::<S, R, true>(s, make, x, out);
-    s.fence();
 }
 
 /// What is less than a vector.

@@ -18,6 +18,7 @@ pub(super) static SCALAR: SoftmaxKernels = SoftmaxKernels {
     pairs: |x| passes::pairs(Scalar, x),
     stable_sum: |x| passes::stable_sum(Scalar, x),
     map: |op, span, store| map::map(Scalar, op, span, store),
+    fence: || map::fence(Scalar),
 };
 
 impl Floats for Scalar {

@@ -18,6 +18,8 @@ pub struct SoftmaxKernels {
     pub(super) pairs: fn(Source<'_>) -> Pair,
     pub(super) stable_sum: fn(Source<'_>) -> f64,
     pub(super) map: fn(Map, Span<'_>, Store),
+    /// To be called on every thread that ran `map`, after its last.
+    pub(super) fence: fn(),
 }
 
 impl std::fmt::Debug for SoftmaxKernels {
@@ -65,14 +67,14 @@ macro_rules! softmax_kernels {
         }
 
         macro_rules! entry {
-            ($module:ident :: $function:ident, |$d($arg:ident: $type:ty),+| $d(-> $result:ty)?) => {{
+            ($module:ident :: $function:ident, |$d($arg:ident: $type:ty),*| $d(-> $result:ty)?) => {{
                 $(#[target_feature(enable = $feature)])+
-                fn entry($d($arg: $type),+) $d(-> $result)? {
-                    crate::softmax::$module::$function($token::new(), $d($arg),+)
+                fn entry($d($arg: $type),*) $d(-> $result)? {
+                    crate::softmax::$module::$function($token::new(), $d($arg),*)
                 }
-                |$d($arg),+| {
+                |$d($arg),*| {
                     // SAFETY: `kernels` hands these out only where every feature of `entry` was detected.
-                    unsafe { entry($d($arg),+) }
+                    unsafe { entry($d($arg),*) }
                 }
             }};
         }
@@ -89,6 +91,7 @@ macro_rules! softmax_kernels {
                 map::map,
                 |op: crate::softmax::map::Map, span: crate::softmax::span::Span<'_>, store: crate::softmax::Store|
             ),
+            fence: entry!(map::fence, | |),
         };
     };
 }
