@@ -1,7 +1,7 @@
 //! Quantize and patch model weights: smaller models you can trust.
 //!
 //! This crate is the command line's home and a facade over the libraries: [`quant`] maps, plans, quantizes and writes;
-//! [`model`] runs it; [`demo`] is the bundled model.
+//! [`model`] runs it; [`awq`] scales its channels; [`demo`] is the bundled model.
 //!
 //! ```
 //! use reweight::quant::plan::{Method, Plan, PlanOptions};
@@ -13,6 +13,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod awq;
 pub mod calibrate;
 pub mod demo;
 pub mod eval;

@@ -3,17 +3,22 @@
 //! Rows are worked on in blocks whose size depends on the tensor alone, and block results are added in order, so the
 //! bytes and the errors are the same for any number of threads.
 
+mod rows;
+
 use std::ops::Range;
 
 use rayon::prelude::*;
-use reweight_kernels::{DEFAULT_CANDIDATES, Grid, Kernels, RowCodes, RowErrors, ScaleFormat};
+use reweight_kernels::{Grid, Kernels, ScaleFormat};
 
+use crate::compensate::Factor;
 use crate::error::RunError;
+use crate::importance::Importance;
 use crate::pack::compressed_tensors::{pack_zeros, packed_bytes};
 use crate::plan::Method;
 use crate::scheme::Scheme;
 use crate::store::Weight;
 use crate::tensor::Dtype;
+use rows::{Scratch, Stored};
 
 /// Elements of a block of rows: large enough that threads rarely meet, small enough to stay in a core's cache.
 const BLOCK_ELEMENTS: usize = 1 << 16;
@@ -59,28 +64,66 @@ pub struct TensorError {
     pub squared: f64,
     /// Of `rtn` at the same scheme.
     pub squared_rtn: f64,
+    /// Squared error of the outputs a token, summed over the rows, as the statistics tell it; `None` without statistics.
+    pub output: Option<f64>,
+    /// Of `rtn` at the same scheme on the weights before any scaling.
+    pub output_rtn: Option<f64>,
+}
+
+impl TensorError {
+    /// Adds the errors of more rows.
+    fn add(&mut self, other: Self) {
+        self.squared += other.squared;
+        self.squared_rtn += other.squared_rtn;
+        self.output = sum(self.output, other.output);
+        self.output_rtn = sum(self.output_rtn, other.output_rtn);
+    }
+}
+
+fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
+    }
 }
 
 /// How a tensor is quantized.
 #[derive(Clone, Copy, Debug)]
-pub struct Recipe {
+pub struct Recipe<'a> {
     /// Bits, group, symmetry.
     pub scheme: Scheme,
     /// Element type of the scales: bf16, f16 or f32.
     pub scale_dtype: Dtype,
     /// How codes are chosen.
     pub method: Method,
+    /// What statistics say about its columns.
+    pub importance: Option<&'a Importance>,
 }
 
-impl Recipe {
-    fn grid(&self) -> Grid {
-        let format = match self.scale_dtype {
-            Dtype::F16 => ScaleFormat::F16,
-            Dtype::Bf16 => ScaleFormat::Bf16,
-            _ => ScaleFormat::F32,
-        };
-        Grid::new(self.scheme.bits(), self.scheme.symmetric(), format).expect("a scheme has 2 to 8 bits, as a grid has")
+impl Recipe<'_> {
+    /// What error-compensating rounding goes by, where that is the method and there is a Gram matrix.
+    fn compensation(&self) -> Option<(&Importance, &Factor)> {
+        let importance = self.importance.filter(|_| self.method.compensates())?;
+        Some((importance, importance.factor.as_ref()?))
     }
+
+    fn grid(&self) -> Grid {
+        grid(self.scheme, self.scale_dtype)
+    }
+}
+
+/// The grid of a scheme with scales of that type.
+///
+/// # Panics
+/// Never: a scheme has 2 to 8 bits, as a grid has.
+#[must_use]
+pub fn grid(scheme: Scheme, scale_dtype: Dtype) -> Grid {
+    let format = match scale_dtype {
+        Dtype::F16 => ScaleFormat::F16,
+        Dtype::Bf16 => ScaleFormat::Bf16,
+        _ => ScaleFormat::F32,
+    };
+    Grid::new(scheme.bits(), scheme.symmetric(), format).expect("a scheme has 2 to 8 bits, as a grid has")
 }
 
 /// Blocks of whole rows that cover `rows`, each but the last of the same size.
@@ -96,7 +139,12 @@ pub fn blocks(rows: usize, columns: usize) -> impl IndexedParallelIterator<Item 
 ///
 /// # Errors
 /// `RunError::NonFinite` for the first weight (in row-major order) that is NaN or infinite.
-pub fn encode(kernels: &Kernels, weight: &Weight, recipe: &Recipe, out: &mut Encoded) -> Result<TensorError, RunError> {
+pub fn encode(
+    kernels: &Kernels,
+    weight: &Weight,
+    recipe: &Recipe<'_>,
+    out: &mut Encoded,
+) -> Result<TensorError, RunError> {
     let (rows, columns, scheme) = (weight.rows(), weight.columns(), recipe.scheme);
     let groups = columns.div_ceil(scheme.group_len(columns));
     let row_bytes = packed_bytes(columns, scheme.bits());
@@ -115,18 +163,7 @@ pub fn encode(kernels: &Kernels, weight: &Weight, recipe: &Recipe, out: &mut Enc
         .map_init(
             || Scratch::new(columns, groups),
             |scratch, (rows, ((packed, scales), zeros))| {
-                let mut total = TensorError::default();
-                for (index, row) in rows.enumerate() {
-                    let mut stored = StoredRow {
-                        packed: &mut packed[index * row_bytes..][..row_bytes],
-                        scales: &mut scales[index * scale_bytes..][..scale_bytes],
-                        zeros: &mut zeros[index * groups..][..groups],
-                    };
-                    let error = scratch.encode_row(kernels, weight, row, recipe, &mut stored)?;
-                    total.squared += error.squared;
-                    total.squared_rtn += error.squared_rtn;
-                }
-                Ok(total)
+                scratch.encode(kernels, weight, rows, recipe, &mut Stored { packed, scales, zeros })
             },
         )
         .collect();
@@ -138,8 +175,7 @@ pub fn encode(kernels: &Kernels, weight: &Weight, recipe: &Recipe, out: &mut Enc
             index,
             value,
         })?;
-        total.squared += error.squared;
-        total.squared_rtn += error.squared_rtn;
+        total.add(error);
     }
     out.zeros.clear();
     if !scheme.symmetric() {
@@ -147,49 +183,6 @@ pub fn encode(kernels: &Kernels, weight: &Weight, recipe: &Recipe, out: &mut Enc
         pack_zeros(scheme.bits(), groups, &out.zero_codes, &mut out.zeros);
     }
     Ok(total)
-}
-
-/// Buffers of one thread.
-struct Scratch {
-    row: Vec<f32>,
-    codes: Vec<u8>,
-    scales: Vec<f32>,
-}
-
-/// Where one row goes.
-struct StoredRow<'a> {
-    packed: &'a mut [u8],
-    scales: &'a mut [u8],
-    zeros: &'a mut [u8],
-}
-
-impl Scratch {
-    fn new(columns: usize, groups: usize) -> Self {
-        Self { row: vec![0.0; columns], codes: vec![0; columns], scales: vec![0.0; groups] }
-    }
-
-    fn encode_row(
-        &mut self,
-        kernels: &Kernels,
-        weight: &Weight,
-        row: usize,
-        recipe: &Recipe,
-        stored: &mut StoredRow<'_>,
-    ) -> Result<RowErrors, (usize, f32)> {
-        weight.read_rows(kernels, row..row + 1, &mut self.row);
-        if let Some(index) = kernels.first_non_finite(&self.row) {
-            return Err((row * self.row.len() + index, self.row[index]));
-        }
-        let group = recipe.scheme.group_len(self.row.len());
-        let mut out = RowCodes { codes: &mut self.codes, scales: &mut self.scales, zeros: &mut *stored.zeros };
-        let errors = match recipe.method {
-            Method::Rtn => kernels.rtn(recipe.grid(), group, &self.row, None, &mut out),
-            Method::Search => kernels.search(recipe.grid(), group, &self.row, None, DEFAULT_CANDIDATES, &mut out),
-        };
-        kernels.pack(recipe.scheme.bits(), &self.codes, stored.packed);
-        write_elements(kernels, recipe.scale_dtype, &self.scales, stored.scales);
-        Ok(errors)
-    }
 }
 
 /// Rounds f32 values to an element type, little-endian.

@@ -3,9 +3,12 @@
 //! Data goes one way: [`store`] maps files, [`plan`] decides, [`encode`] turns values into codes, [`pack`] knows the
 //! container, [`stream`] writes, checks and renames.
 
+pub mod awq;
+pub mod compensate;
 pub mod diff;
 pub mod encode;
 pub mod error;
+pub mod importance;
 pub mod limits;
 pub mod manifest;
 pub mod memory;

@@ -61,6 +61,12 @@ pub struct TensorReport {
     /// That of `rtn` at the same scheme.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error_mse_rtn: Option<f64>,
+    /// Mean squared error of an output, by the statistics that were given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub output_mse: Option<f64>,
+    /// That of `rtn` at the same scheme on the weights as they were before any scaling.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub output_mse_rtn: Option<f64>,
     /// BLAKE3 of the source bytes.
     pub source_blake3: String,
     /// Written tensors and their BLAKE3, in the container's order.
@@ -93,7 +99,8 @@ impl Manifest {
     pub fn new(model: &Model, plan: &Plan, records: &[Record], files: Vec<(String, String)>) -> Self {
         let tensors = model.weights().iter().zip(&plan.tensors).zip(records).map(|((weight, tensor), record)| {
             let mean = |squared: f64| squared / weight.n_elements().max(1) as f64;
-            let TensorError { squared, squared_rtn } = record.error();
+            let TensorError { squared, squared_rtn, output, output_rtn } = record.error();
+            let of_rows = |sum: Option<f64>| sum.map(|sum| sum / weight.rows().max(1) as f64);
             let quantized = matches!(tensor.action, Action::Quantize { .. });
             let parts = tensor.outputs.iter().zip(&record.outputs);
             TensorReport {
@@ -105,6 +112,8 @@ impl Manifest {
                 bytes: tensor.bytes_out(),
                 error_mse: quantized.then(|| mean(squared)),
                 error_mse_rtn: quantized.then(|| mean(squared_rtn)),
+                output_mse: of_rows(output),
+                output_mse_rtn: of_rows(output_rtn),
                 source_blake3: record.source.clone(),
                 parts: parts
                     .map(|(output, digest)| PartReport { name: output.name.clone(), blake3: digest.clone() })

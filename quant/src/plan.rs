@@ -27,6 +27,26 @@ pub enum Method {
     Rtn,
     /// Range and zero with the least squared error, nearest code.
     Search,
+    /// Activation-aware scaling of channels, then `Search`.
+    Awq,
+    /// The ranges of `Search`, and rounding that compensates its errors.
+    Gptq,
+    /// Scaling as `Awq` and rounding as `Gptq`.
+    Best,
+}
+
+impl Method {
+    /// Whether channels are scaled before they are quantized.
+    #[must_use]
+    pub const fn scales(self) -> bool {
+        matches!(self, Self::Awq | Self::Best)
+    }
+
+    /// Whether rounding needs to know how columns go together.
+    #[must_use]
+    pub const fn compensates(self) -> bool {
+        matches!(self, Self::Gptq | Self::Best)
+    }
 }
 
 impl std::fmt::Display for Method {
@@ -34,6 +54,9 @@ impl std::fmt::Display for Method {
         f.pad(match self {
             Self::Rtn => "rtn",
             Self::Search => "search",
+            Self::Awq => "awq",
+            Self::Gptq => "gptq",
+            Self::Best => "best",
         })
     }
 }
@@ -57,6 +80,8 @@ pub struct PlanOptions {
     pub strict: bool,
     /// Bytes of a shard, at most (a larger tensor gets a shard of its own).
     pub max_shard_bytes: usize,
+    /// A digest of the statistics that quantizing goes by.
+    pub statistics: Option<String>,
 }
 
 impl PlanOptions {
@@ -72,6 +97,7 @@ impl PlanOptions {
             dtype: None,
             strict: false,
             max_shard_bytes: 5_000_000_000,
+            statistics: None,
         }
     }
 }
@@ -85,6 +111,8 @@ pub struct Plan {
     pub n_shards: usize,
     /// The options' method.
     pub method: Method,
+    /// The options' digest of statistics.
+    pub statistics: Option<String>,
     /// Bytes of all source tensors.
     pub bytes_in: usize,
     /// Bytes of all written tensors.
@@ -188,9 +216,10 @@ impl Plan {
         Ok(Self {
             n_shards,
             method: options.method,
+            statistics: options.statistics.clone(),
             bytes_in: model.weights().iter().map(Weight::stored_bytes).sum(),
             bytes_out: tensors.iter().map(PlannedTensor::bytes_out).sum(),
-            peak_anonymous_bytes: memory::peak_anonymous_bytes(model, &tensors),
+            peak_anonymous_bytes: memory::peak_anonymous_bytes(model, &tensors, options.method),
             tensors,
             ignored_modules,
         })
@@ -200,6 +229,7 @@ impl Plan {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let mut text = format!("reweight {} {} {}", env!("CARGO_PKG_VERSION"), self.method, self.n_shards);
+        text.extend(self.statistics.iter().flat_map(|digest| [" ", digest]));
         for tensor in &self.tensors {
             // Writing into a string cannot fail.
             let _ = write!(text, "\n{:?} {} {:?} {:?}", tensor.name, tensor.from, tensor.action, tensor.outputs);
@@ -335,6 +365,9 @@ fn fit_group(weight: &Weight, scheme: Scheme, strict: bool) -> Result<(Scheme, S
 
 fn unquantized_action(weight: &Weight, dtype: Option<Dtype>) -> Action {
     match (&weight.storage, dtype) {
+        // Values that are not the file's are written, not copied.
+        (Storage::Plain(plain), dtype) if weight.scaling.is_some() => Action::Cast(dtype.unwrap_or(plain.dtype)),
+        (Storage::Ggml(_), dtype) if weight.scaling.is_some() => Action::Cast(dtype.unwrap_or(Dtype::Bf16)),
         (Storage::Plain(plain), Some(dtype)) if plain.dtype.is_float() && plain.dtype != dtype => Action::Cast(dtype),
         (Storage::Plain(_), _) => Action::Copy,
         (Storage::Ggml(blocks), dtype) => match blocks.plain_dtype() {

@@ -172,6 +172,7 @@ pub(crate) struct Inspect {
 #[command(after_long_help = "\
 Examples:
   reweight quantize ./model ./model-int4
+  reweight quantize ./model ./small --scheme int3-g64 --text a.txt b.txt
   reweight quantize ./model ./small --scheme int3-g64 --keep '*.down_proj.*'
   reweight quantize ./model ./mixed --tensor '*.self_attn.*=int8-g128'
   reweight quantize ./model ./model-int4 --dry-run --json")]
@@ -191,12 +192,18 @@ pub(crate) struct Quantize {
     #[arg(long, value_name = "SCHEME", default_value = "int4-g128", value_hint = ValueHint::Other)]
     pub(crate) scheme: String,
 
-    /// How values are chosen [search, rtn]
+    /// How values are chosen [rtn, search, awq, gptq, best]
     ///
-    /// `rtn` takes the range of each group; `search` the range with the least squared error. Both store the nearest value.
-    #[arg(long, value_enum, value_name = "METHOD", default_value_t, hide_default_value = true)]
-    #[arg(hide_possible_values = true)]
-    pub(crate) method: Method,
+    /// `rtn` takes the range of each group; `search` the range with the least squared error, weighted where there are statistics;
+    /// both store the nearest value. `awq` scales channels by what goes through them, then searches. `gptq` searches, and
+    /// makes good in later columns what rounding does to earlier ones. `best` does all three. Without --method: `best` with --text,
+    /// `awq` with --stats, else `search`.
+    #[arg(long, value_enum, value_name = "METHOD", hide_possible_values = true)]
+    pub(crate) method: Option<Method>,
+
+    /// How statistics are had.
+    #[command(flatten)]
+    pub(crate) guidance: Guidance,
 
     /// Layout [default: compressed-tensors]
     ///
@@ -246,6 +253,36 @@ pub(crate) struct Quantize {
     /// Also write a report (.json or .md)
     #[arg(long, value_name = "FILE", value_parser = value::report_file, value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<ReportFile>,
+}
+
+/// Activation statistics for `quantize`: gathered before, or from text.
+#[derive(Debug, PartialEq, Group)]
+pub(crate) struct Guidance {
+    /// Statistics of `calibrate`, or an importance matrix (.gguf, .dat)
+    #[arg(long, value_name = "STATS", value_hint = ValueHint::FilePath, conflicts_with = "text")]
+    pub(crate) stats: Option<PathBuf>,
+
+    /// Gather statistics over these files first
+    ///
+    /// Text, or .jsonl with a text or a list of token ids a line.
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub(crate) text: Vec<PathBuf>,
+
+    /// With --text, tokens to take, evenly over files
+    #[arg(long, value_name = "N", default_value = "65536")]
+    pub(crate) tokens: NonZeroUsize,
+
+    /// With --text, tokens of a window, at most
+    #[arg(long, value_name = "N", default_value = "512")]
+    pub(crate) context: NonZeroUsize,
+
+    /// Write the scaled model unquantized, for other tools
+    #[arg(long)]
+    pub(crate) only_fold: bool,
+
+    /// Also write the factors of every channel (.safetensors)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) scales_out: Option<PathBuf>,
 }
 
 /// Write an unquantized copy of a model
@@ -399,6 +436,12 @@ pub(crate) enum Method {
     /// The range with the least squared error, and the nearest value
     #[default]
     Search,
+    /// Channels scaled by their activations, then search
+    Awq,
+    /// Search, and rounding that compensates its errors
+    Gptq,
+    /// Awq and gptq together
+    Best,
 }
 
 /// Layout of a quantized model's files.

@@ -37,6 +37,7 @@ pub(super) fn run(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> an
             FloatDtype::F32 => Dtype::F32,
         }),
         strict: false,
+        statistics: None,
         max_shard_bytes: usize::try_from(arguments.writing.max_shard_size.0)
             .context("--max-shard-size is too large")?,
     };
@@ -48,7 +49,7 @@ pub(super) fn run(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> an
         writing::show_plan(&plan, ui)?;
         return Ok(Status::Done);
     }
-    let finished = writing::write(&model, &plan, target, &arguments.writing, kernels, ui)?;
+    let finished = writing::write(&model, &plan, target, &arguments.writing, (kernels, None), ui)?;
     let manifest = &finished.outcome.manifest;
     if ui.json() {
         ui.document(&Document {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Context;
 use reweight_quant::error::FileError;
@@ -9,14 +10,15 @@ use reweight_quant::kernels::Kernels;
 use reweight_quant::manifest::{Manifest, TensorReport};
 use reweight_quant::pack::compressed_tensors;
 use reweight_quant::pattern::Pattern;
-use reweight_quant::plan::{Method, Plan, PlanOptions};
+use reweight_quant::plan::{Plan, PlanOptions};
 use reweight_quant::scheme::Scheme;
 use reweight_quant::store::Model;
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
+use super::guidance::{self, MappingReport};
 use super::writing::{self, Figures};
-use crate::args::{self, AutoDtype, Quantize, ReportFormat};
+use crate::args::{AutoDtype, Quantize, ReportFormat};
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes, duration, escape_path, rate};
 
@@ -28,6 +30,8 @@ struct Document<'a> {
     figures: Figures,
     #[serde(flatten)]
     manifest: ManifestBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mappings: Option<Vec<MappingReport<'a>>>,
 }
 
 /// The manifest without its schema number, which the document has already.
@@ -43,7 +47,8 @@ struct ManifestBody<'a> {
 }
 
 pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
-    let options = options(arguments)?;
+    let started = Instant::now();
+    let mut options = options(arguments)?;
     let model = super::open(&arguments.model, ui)?;
     let target = writing::target(&model, &arguments.target, "compressed-tensors", false)?;
     writing::check(&model, target, &arguments.writing)?;
@@ -53,7 +58,21 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
         writing::show_plan(&plan, ui)?;
         return Ok(Status::Done);
     }
-    let finished = writing::write(&model, &plan, target, &arguments.writing, kernels, ui)?;
+    let statistics = guidance::statistics(&arguments.guidance, options.method, &model, kernels, ui)?;
+    options.statistics = statistics.as_ref().map(guidance::digest);
+    let scaled = match &statistics {
+        Some(statistics) if options.method.scales() => {
+            Some(guidance::scale(&arguments.guidance, &model, &plan, statistics, (kernels, options.dtype), ui)?)
+        }
+        _ => None,
+    };
+    let model = scaled.as_ref().map_or(&model, |scaled| &scaled.model);
+    if arguments.guidance.only_fold {
+        (options.scheme, options.overrides) = (None, Vec::new());
+    }
+    let plan = Plan::new(model, &options)?;
+    let mut finished = writing::write(model, &plan, target, &arguments.writing, (kernels, statistics.as_ref()), ui)?;
+    finished.elapsed = started.elapsed();
     let manifest = &finished.outcome.manifest;
     let document = Document {
         target: arguments.target.clone(),
@@ -67,6 +86,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
             target_digest: &manifest.target_digest,
             tensors: &manifest.tensors,
         },
+        mappings: scaled.as_ref().map(guidance::reports),
     };
     if let Some(report) = &arguments.report {
         let text = match report.format {
@@ -101,10 +121,8 @@ fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
     let keep: Result<Vec<Pattern>, _> = arguments.keep.iter().map(|pattern| Pattern::new(pattern)).collect();
     Ok(PlanOptions {
         scheme: Some(scheme(&arguments.scheme)?),
-        method: match arguments.method {
-            args::Method::Rtn => Method::Rtn,
-            args::Method::Search => Method::Search,
-        },
+        method: guidance::method(arguments.method, &arguments.guidance)?,
+        statistics: None,
         overrides,
         keep: keep?,
         scale_dtype: dtype(arguments.scale_dtype),
@@ -147,15 +165,20 @@ fn tell(model: &Model, plan: &Plan, ui: &Ui) {
 }
 
 fn error_table(manifest: &Manifest) -> Table<5> {
+    let of_outputs = manifest.tensors.iter().any(|tensor| tensor.output_mse.is_some());
     let mut table = Table::new([
         ("tensor", Align::Left),
         ("scheme", Align::Left),
-        ("mse", Align::Right),
+        (if of_outputs { "output mse" } else { "mse" }, Align::Right),
         ("of rtn", Align::Right),
         ("why", Align::Left),
     ]);
-    for tensor in &manifest.tensors {
-        if let (Some(mse), Some(rtn)) = (tensor.error_mse, tensor.error_mse_rtn) {
+    let mut tensors: Vec<&TensorReport> = manifest.tensors.iter().collect();
+    // The worst first, where errors of different layers can be told by what they do to outputs.
+    tensors.sort_by(|a, b| b.output_mse.unwrap_or(0.0).total_cmp(&a.output_mse.unwrap_or(0.0)));
+    for tensor in tensors {
+        let plain = tensor.error_mse.zip(tensor.error_mse_rtn);
+        if let Some((mse, rtn)) = tensor.output_mse.zip(tensor.output_mse_rtn).or(plain) {
             table.row([
                 tensor.name.clone(),
                 tensor.scheme.clone(),

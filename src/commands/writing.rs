@@ -7,6 +7,7 @@ use reweight_quant::error::PlanError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::plan::{Action, Plan};
+use reweight_quant::stats::Statistics;
 use reweight_quant::store::{Model, ModelLayout};
 use reweight_quant::stream::{Control, Outcome, StagingOptions, Target, check_target, write_model};
 use serde::Serialize;
@@ -26,7 +27,7 @@ pub(super) fn write(
     plan: &Plan,
     target: Target<'_>,
     writing: &Writing,
-    kernels: &'static Kernels,
+    (kernels, statistics): (&'static Kernels, Option<&Statistics>),
     ui: &Ui,
 ) -> anyhow::Result<Finished> {
     let started = Instant::now();
@@ -36,7 +37,7 @@ pub(super) fn write(
         progress.name(name);
         progress.advance(bytes);
     };
-    let control = Control { kernels, stop: ui.interrupted(), progress: &advance };
+    let control = Control { kernels, statistics, stop: ui.interrupted(), progress: &advance };
     let options = StagingOptions { force: writing.force, resume: writing.resume, fsync: writing.fsync };
     let outcome = write_model(model, plan, target, options, &control)?;
     progress.finish();

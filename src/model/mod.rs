@@ -17,6 +17,7 @@ mod feed_forward;
 mod head;
 mod hidden;
 mod linear;
+mod mappings;
 mod network;
 mod norm;
 mod observe;

@@ -22,11 +22,11 @@ use super::tensors::Tensors;
 
 /// A model whose wiring is known and whose tensors have the shapes it needs.
 pub struct Network<'a> {
-    tensors: Tensors<'a>,
-    plan: NetworkPlan,
+    pub(super) tensors: Tensors<'a>,
+    pub(super) plan: NetworkPlan,
     embedding: Embedding<'a>,
     final_norm: Option<Norm>,
-    kernels: &'static Kernels,
+    pub(super) kernels: &'static Kernels,
 }
 
 /// What goes along with a run.
@@ -221,7 +221,7 @@ impl<'a> Network<'a> {
     }
 
     /// The rotations of every length there is.
-    fn turns(&self, lengths: impl Iterator<Item = usize>) -> BTreeMap<(usize, usize), Turns> {
+    pub(super) fn turns(&self, lengths: impl Iterator<Item = usize>) -> BTreeMap<(usize, usize), Turns> {
         let mut turns = BTreeMap::new();
         for length in lengths {
             for (index, rope) in self.plan.ropes.iter().enumerate() {

@@ -309,6 +309,7 @@ fn assemble(
         shape: vec![rows, columns],
         file: Arc::clone(&packed.file),
         storage: Storage::Packed(Box::new(packed_tensor)),
+        scaling: None,
     })
 }
 

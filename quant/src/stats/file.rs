@@ -56,6 +56,30 @@ pub(super) fn write_by_rename(
     Ok(())
 }
 
+/// Writes named vectors as F32 tensors of a safetensors file, which appears by rename.
+///
+/// # Errors
+/// `FileError::Io`.
+pub fn write_vectors(path: &Path, format: &str, vectors: &BTreeMap<String, &[f32]>) -> Result<(), FileError> {
+    let tensor = |(name, values): (&String, &&[f32])| NewTensor {
+        name: name.clone(),
+        dtype: Dtype::F32,
+        shape: vec![values.len()],
+    };
+    let tensors: Vec<NewTensor> = vectors.iter().map(tensor).collect();
+    let metadata = BTreeMap::from([("format".to_owned(), format.to_owned()), ("version".to_owned(), "1".to_owned())]);
+    let layout = layout(&tensors, &metadata);
+    let mut order: Vec<(usize, &[f32])> = vectors.values().copied().enumerate().collect();
+    order.sort_by_key(|(index, _)| layout.ranges[*index].start);
+    write_by_rename(path, |file| {
+        file.write_all(&layout.header)?;
+        order.into_iter().try_for_each(|(_, values)| {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            file.write_all(&bytes)
+        })
+    })
+}
+
 impl Statistics {
     /// Writes the file; it appears by rename.
     ///

@@ -36,6 +36,16 @@ impl Gram {
         self.width
     }
 
+    /// Entries of the mean over so many tokens, by row and column in any order.
+    pub fn mean(&self, tokens: u64) -> impl Fn(usize, usize) -> f64 + Sync + '_ {
+        let unit = UNIT / tokens.max(1) as f64;
+        move |i, j| {
+            let (i, j) = (i.min(j), i.max(j));
+            // Rows before this one hold n, n - 1, ... entries.
+            self.units[i * (2 * self.width - i + 1) / 2 + j - i] as f64 * unit
+        }
+    }
+
     /// The whole matrix, both triangles.
     #[must_use]
     pub fn matrix(&self) -> Vec<f64> {

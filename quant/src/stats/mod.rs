@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use collect::Collector;
 pub use exact::ExactSums;
+pub use file::write_vectors;
 pub use gram::Gram;
 
 use crate::store::natural;

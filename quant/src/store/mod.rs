@@ -8,9 +8,11 @@ pub mod gguf;
 pub mod model;
 pub mod natural;
 pub mod safetensors;
+mod scaling;
 pub mod weight;
 
 pub use bytes::Bytes;
 pub use ggml_rows::GgmlRows;
 pub use model::{Model, ModelLayout};
+pub use scaling::Scaling;
 pub use weight::{Storage, Weight};

@@ -12,7 +12,7 @@ use crate::store::folder::Folder;
 use crate::store::gguf::GgufFile;
 use crate::store::safetensors::SafetensorsFile;
 use crate::store::weight::{PlainTensor, Storage, Weight};
-use crate::store::{Bytes, GgmlRows, natural};
+use crate::store::{Bytes, GgmlRows, Scaling, natural};
 
 /// The index of a sharded folder.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
@@ -117,6 +117,7 @@ impl Model {
                 shape: tensor.shape,
                 file: Arc::clone(&name),
                 storage: Storage::Ggml(rows),
+                scaling: None,
             });
         }
         let mut model = Self::new(path, ModelLayout::Gguf, weights);
@@ -147,6 +148,19 @@ impl Model {
     #[must_use]
     pub fn weights(&self) -> &[Weight] {
         &self.weights
+    }
+
+    /// The same model with some weights scaled, by name, on top of what is done to them already.
+    #[must_use]
+    pub fn scaled(&self, scalings: &BTreeMap<String, Scaling>) -> Self {
+        let mut model = self.clone();
+        for weight in &mut model.weights {
+            if let Some(new) = scalings.get(&weight.name) {
+                let scaling = weight.scaling.as_ref().map_or_else(|| new.clone(), |old| old.then(new));
+                weight.scaling = Some(Box::new(scaling));
+            }
+        }
+        model
     }
 
     /// The configuration, where there is one.
@@ -234,6 +248,7 @@ fn weights_of(file: &SafetensorsFile, wanted: impl Fn(&str) -> bool) -> Vec<Weig
                 bytes: file.bytes().clone(),
                 range: entry.range.clone(),
             }),
+            scaling: None,
         })
         .collect()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use reweight_kernels::Kernels;
 
 use crate::pack::compressed_tensors::PackedTensor;
-use crate::store::{Bytes, GgmlRows, float8};
+use crate::store::{Bytes, GgmlRows, Scaling, float8};
 use crate::tensor::Dtype;
 
 /// A tensor of a model under its Hugging Face name.
@@ -21,6 +21,8 @@ pub struct Weight {
     pub file: Arc<PathBuf>,
     /// Where and how its values are stored.
     pub storage: Storage,
+    /// What is done to them on the way to a reader.
+    pub scaling: Option<Box<Scaling>>,
 }
 
 /// How a weight's values are stored.
@@ -122,7 +124,7 @@ impl Weight {
         }
     }
 
-    /// BLAKE3 of everything its storage holds, in the order of the parts.
+    /// BLAKE3 of everything its storage holds, in the order of the parts, and of its scaling, if there is one.
     #[must_use]
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
@@ -136,6 +138,9 @@ impl Weight {
                 &mut hasher
             }
         };
+        if let Some(scaling) = &self.scaling {
+            scaling.hash(&mut hasher);
+        }
         hasher.finalize()
     }
 
@@ -146,6 +151,18 @@ impl Weight {
     /// # Panics
     /// Where `rows` lies outside the weight, or `out` is not `rows.len() * columns()` long.
     pub fn read_rows(&self, kernels: &Kernels, rows: Range<usize>, out: &mut [f32]) {
+        let first = rows.start;
+        self.read_stored_rows(kernels, rows, out);
+        if let Some(scaling) = &self.scaling {
+            scaling.apply(first, self.columns(), out);
+        }
+    }
+
+    /// [`Weight::read_rows`] as the file has them, before any scaling.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn read_stored_rows(&self, kernels: &Kernels, rows: Range<usize>, out: &mut [f32]) {
         let columns = self.columns();
         assert_eq!(out.len(), rows.len() * columns, "the buffer holds exactly the rows asked for");
         match &self.storage {

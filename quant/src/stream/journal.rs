@@ -30,13 +30,22 @@ pub struct Record {
     pub squared: f64,
     /// See `squared`.
     pub squared_rtn: f64,
+    /// Squared error of the outputs, and that of `rtn`, where there are statistics.
+    pub output: Option<f64>,
+    /// See `output`.
+    pub output_rtn: Option<f64>,
 }
 
 impl Record {
     /// The squared errors.
     #[must_use]
     pub const fn error(&self) -> TensorError {
-        TensorError { squared: self.squared, squared_rtn: self.squared_rtn }
+        TensorError {
+            squared: self.squared,
+            squared_rtn: self.squared_rtn,
+            output: self.output,
+            output_rtn: self.output_rtn,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use reweight_kernels::Kernels;
 use crate::error::{Error, FileError, RunError};
 use crate::manifest::Manifest;
 use crate::plan::Plan;
+use crate::stats::Statistics;
 use crate::store::Model;
 use crate::store::model::{CONFIG_NAME, MANIFEST_NAME};
 
@@ -32,6 +33,8 @@ use work::Work;
 pub struct Control<'a> {
     /// The kernel table.
     pub kernels: &'static Kernels,
+    /// Statistics of the inputs of linear layers, which quantizing goes by.
+    pub statistics: Option<&'a Statistics>,
     /// Set from outside to stop between tensors.
     pub stop: &'a AtomicBool,
     /// Called with a tensor's name and source bytes as work on it ends, once when it is made and once when it is checked.

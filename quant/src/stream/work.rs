@@ -18,8 +18,9 @@ use super::journal::{Journal, Record};
 use super::shards::Shards;
 use crate::encode::{Encoded, Recipe, TensorError, cast_rows, encode};
 use crate::error::{Error, RunError};
+use crate::importance::{Damping, Importance};
 use crate::memory::{self, PIECE_BYTES, TENSORS_IN_FLIGHT};
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Method, Plan};
 use crate::store::{Model, Storage, Weight};
 use crate::tensor::Dtype;
 
@@ -158,8 +159,16 @@ impl<'a> Work<'a> {
     fn encode(&self, index: usize, encoded: &mut Encoded) -> Result<Option<(TensorError, blake3::Hash)>, RunError> {
         let Action::Quantize { scheme, scale_dtype } = self.plan.tensors[index].action else { return Ok(None) };
         let weight = &self.model.weights()[index];
-        let recipe = Recipe { scheme, scale_dtype, method: self.plan.method };
-        let error = encode(self.control.kernels, weight, &recipe, encoded)?;
+        let (kernels, method) = (self.control.kernels, self.plan.method);
+        let input = self.control.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
+        let damping = method.compensates().then(Damping::default);
+        let importance = input.and_then(|input| Importance::of(input, weight, damping));
+        let recipe = Recipe { scheme, scale_dtype, method, importance: importance.as_ref() };
+        let mut error = encode(kernels, weight, &recipe, encoded)?;
+        if method.compensates() && error.output > error.output_rtn {
+            // Statistics that tell too little; ranges and nearest codes then.
+            error = encode(kernels, weight, &Recipe { method: Method::Search, ..recipe }, encoded)?;
+        }
         let source = weight.digest();
         weight.release_rows(0..weight.rows());
         Ok(Some((error, source)))
@@ -248,7 +257,8 @@ fn pieces(weight: &Weight, dtype: Dtype) -> impl Iterator<Item = std::ops::Range
 
 impl Record {
     fn of(name: &str, source: blake3::Hash, outputs: Vec<String>, error: TensorError) -> Self {
-        let TensorError { squared, squared_rtn } = error;
-        Self { name: name.to_owned(), source: source.to_string(), outputs, squared, squared_rtn }
+        let TensorError { squared, squared_rtn, output, output_rtn } = error;
+        let (name, source) = (name.to_owned(), source.to_string());
+        Self { name, source, outputs, squared, squared_rtn, output, output_rtn }
     }
 }

@@ -1,0 +1,238 @@
+//! Which factors, by the error that quantizing would leave.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use reweight_kernels::{DEFAULT_CANDIDATES, Grid, Kernels, RowCodes};
+
+use super::{Consumer, Mapping};
+use crate::encode::grid;
+use crate::plan::{Action, Plan};
+use crate::scheme::Scheme;
+use crate::stats::{InputStatistics, Statistics};
+use crate::store::{Model, Weight};
+
+/// Rows of a matrix that are tried for each exponent; the chosen one is judged on all of them.
+const SAMPLED_ROWS: usize = 96;
+
+/// Exponents tried first: 0, 1/20, .. 1.
+const N_RATIOS: usize = 20;
+
+/// How far a factor may be from the middle of its mapping.
+const LARGEST_FACTOR: f32 = 256.0;
+
+/// Everything a search goes by.
+pub struct Search<'a> {
+    /// The model, unscaled.
+    pub model: &'a Model,
+    /// Says how each of its tensors will be stored.
+    pub plan: &'a Plan,
+    /// Of the inputs of its layers.
+    pub statistics: &'a Statistics,
+    /// The kernel table.
+    pub kernels: &'static Kernels,
+}
+
+/// What came of one mapping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// Exponent of the mean of |x|; 0 leaves the channels alone.
+    pub ratio: f32,
+    /// A factor for each channel that is made; empty where they are left alone.
+    pub scales: Vec<f32>,
+    /// Squared error of the outputs over all rows with the factors.
+    pub error: f64,
+    /// Without them, ranges searched.
+    pub error_unscaled: f64,
+    /// That of `rtn`.
+    pub error_rtn: f64,
+    /// Why the channels are left alone, where it is not for want of gain.
+    pub refused: Option<String>,
+}
+
+/// A layer that will be quantized.
+struct Reader<'a> {
+    weight: &'a Weight,
+    grid: Grid,
+    scheme: Scheme,
+    moments: Vec<f32>,
+}
+
+impl Search<'_> {
+    /// Searches every mapping, on all threads; results are in their order and do not depend on the number of threads.
+    ///
+    /// Cost: 24 trials of a sample of the rows of each layer, then three passes over all of them.
+    #[must_use]
+    pub fn run(&self, mappings: &[Mapping], done: &(dyn Fn(&Mapping) + Sync)) -> Vec<Chosen> {
+        let weights: BTreeMap<&str, (usize, &Weight)> = (self.model.weights().iter().enumerate())
+            .map(|(index, weight)| (weight.name.as_str(), (index, weight)))
+            .collect();
+        let one = |mapping: &Mapping| {
+            let chosen = self.one(mapping, &weights).unwrap_or_else(Chosen::refused);
+            done(mapping);
+            chosen
+        };
+        mappings.par_iter().map(one).collect()
+    }
+
+    fn one(&self, mapping: &Mapping, weights: &BTreeMap<&str, (usize, &Weight)>) -> Result<Chosen, String> {
+        let mut readers = Vec::new();
+        for consumer in &mapping.consumers {
+            let (index, weight) = weights.get(consumer.weight.as_str()).ok_or("a reader is missing")?;
+            let tensor = &self.plan.tensors[*index];
+            if tensor.reason.starts_with("--keep") {
+                return Err(format!("{} is kept", consumer.weight));
+            }
+            if let Action::Quantize { scheme, scale_dtype } = tensor.action {
+                let moments = self.moments(mapping, consumer, weight)?;
+                readers.push(Reader { weight, grid: grid(scheme, scale_dtype), scheme, moments });
+            }
+        }
+        if readers.is_empty() {
+            return Err("no reader is quantized".to_owned());
+        }
+        let input = self.input(mapping).ok_or("no statistics")?;
+        let magnitudes = magnitudes(mapping, input);
+        let scales_of = |ratio: f32| scales(&magnitudes, ratio);
+        let sampled = |ratio: f32| -> f64 {
+            let scales = scales_of(ratio);
+            readers.iter().map(|reader| self.error(reader, mapping, &scales, SAMPLED_ROWS).0).sum()
+        };
+        let mut best = (0.0, sampled(0.0));
+        let mut consider = |ratio: f32| {
+            let error = sampled(ratio);
+            if error < best.1 {
+                best = (ratio, error);
+            }
+            best.0
+        };
+        let mut around = 0.0;
+        for step in 1..=N_RATIOS {
+            around = consider(step as f32 / N_RATIOS as f32);
+        }
+        for spread in [0.025, 0.0125] {
+            let center = around;
+            for ratio in [center - spread, center + spread] {
+                if (0.0..=1.0).contains(&ratio) {
+                    around = consider(ratio);
+                }
+            }
+        }
+        Ok(self.judge(mapping, &readers, best.0, scales_of(best.0)))
+    }
+
+    /// Compares with leaving the channels alone, layer by layer and on all rows.
+    fn judge(&self, mapping: &Mapping, readers: &[Reader<'_>], ratio: f32, scales: Vec<f32>) -> Chosen {
+        let ones = vec![1.0; scales.len()];
+        let mut chosen = Chosen { ratio, scales, error: 0.0, error_unscaled: 0.0, error_rtn: 0.0, refused: None };
+        for reader in readers {
+            let (unscaled, rtn) = self.error(reader, mapping, &ones, usize::MAX);
+            let error = if ratio == 0.0 { unscaled } else { self.error(reader, mapping, &chosen.scales, usize::MAX).0 };
+            chosen.error += error;
+            chosen.error_unscaled += unscaled;
+            chosen.error_rtn += rtn;
+            if error > rtn {
+                chosen.refused = Some(format!("{} would be worse than rtn", reader.weight.name));
+            }
+        }
+        if ratio == 0.0 || chosen.refused.is_some() || chosen.error >= chosen.error_unscaled {
+            (chosen.ratio, chosen.scales, chosen.error) = (0.0, Vec::new(), chosen.error_unscaled);
+        }
+        chosen
+    }
+
+    /// Squared error of the outputs of some rows, counted for all: with ranges searched, and of `rtn`.
+    fn error(&self, reader: &Reader<'_>, mapping: &Mapping, scales: &[f32], n_rows: usize) -> (f64, f64) {
+        let (weight, columns) = (reader.weight, reader.weight.columns());
+        let group = reader.scheme.group_len(columns);
+        let n = weight.rows().min(n_rows);
+        let factors: Vec<f32> = (0..columns).map(|read| scales[mapping.sharing.made(read)]).collect();
+        let moments: Vec<f32> = reader.moments.iter().zip(&factors).map(|(h, s)| h / (s * s)).collect();
+        let groups = columns.div_ceil(group);
+        let (mut row, mut codes) = (vec![0.0; columns], vec![0; columns]);
+        let (mut group_scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
+        let (mut squared, mut squared_rtn) = (0.0, 0.0);
+        for index in 0..n {
+            let at = index * weight.rows() / n;
+            weight.read_rows(self.kernels, at..at + 1, &mut row);
+            row.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
+            if self.kernels.first_non_finite(&row).is_some() {
+                // Quantizing will name it.
+                return (f64::INFINITY, f64::INFINITY);
+            }
+            let mut out = RowCodes { codes: &mut codes, scales: &mut group_scales, zeros: &mut zeros };
+            let errors = self.kernels.search(reader.grid, group, &row, Some(&moments), DEFAULT_CANDIDATES, &mut out);
+            squared += errors.squared;
+            squared_rtn += errors.squared_rtn;
+        }
+        let share = weight.rows() as f64 / n.max(1) as f64;
+        (squared * share, squared_rtn * share)
+    }
+
+    /// Second moments of what a layer reads: its own, or where it never ran those of the mapping.
+    fn moments(&self, mapping: &Mapping, consumer: &Consumer, weight: &Weight) -> Result<Vec<f32>, String> {
+        let own = self.statistics.of_layer(&consumer.weight).filter(|input| input.tokens > 0);
+        let input = own.or_else(|| self.input(mapping)).ok_or("no statistics")?;
+        if input.width() != weight.columns() {
+            return Err(format!("statistics of {} channels for {}", input.width(), consumer.weight));
+        }
+        Ok(input.second_moment().into_iter().map(|moment| moment.clamp(0.0, 1e20) as f32).collect())
+    }
+
+    /// Statistics of the channels: of the reader that saw most tokens.
+    fn input(&self, mapping: &Mapping) -> Option<&InputStatistics> {
+        let inputs = mapping.consumers.iter().filter_map(|consumer| self.statistics.of_layer(&consumer.weight));
+        inputs.max_by_key(|input| input.tokens).filter(|input| input.tokens > 0)
+    }
+}
+
+impl Chosen {
+    /// A mapping that is left alone.
+    #[must_use]
+    pub fn refused(why: String) -> Self {
+        let refused = Some(why);
+        Self { ratio: 0.0, scales: Vec::new(), error: 0.0, error_unscaled: 0.0, error_rtn: 0.0, refused }
+    }
+}
+
+/// The mean of |x| of each channel that is made; its root mean square where statistics hold no |x|.
+fn magnitudes(mapping: &Mapping, input: &InputStatistics) -> Vec<f32> {
+    let mut means = input.abs_mean();
+    if means.iter().all(|mean| *mean == 0.0) {
+        means = input.second_moment().into_iter().map(f64::sqrt).collect();
+    }
+    let n = means.len() / mapping.sharing.n_sharing;
+    let mut made = vec![0.0; n];
+    for (read, mean) in means.iter().enumerate() {
+        made[mapping.sharing.made(read)] += mean / mapping.sharing.n_sharing as f64;
+    }
+    made.into_iter().map(|mean| mean as f32).collect()
+}
+
+/// Powers of the magnitudes about their geometric middle. A channel that is always zero, and one whose magnitude is no
+/// number, gets 1.
+fn scales(magnitudes: &[f32], ratio: f32) -> Vec<f32> {
+    let known = |magnitude: f32| magnitude.is_finite() && magnitude > 0.0;
+    let powers: Vec<f32> =
+        magnitudes.iter().map(|magnitude| if known(*magnitude) { magnitude.powf(ratio) } else { 0.0 }).collect();
+    let present = || powers.iter().copied().filter(|power| known(*power));
+    let middle = (present().fold(0.0, f32::max) * present().fold(f32::INFINITY, f32::min)).sqrt();
+    let scale = |power: &f32| {
+        if known(*power) && known(middle) { (power / middle).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR) } else { 1.0 }
+    };
+    powers.iter().map(scale).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scales;
+
+    #[test]
+    fn scales_lie_about_one_and_are_never_none() {
+        let found = scales(&[1.0, 4.0, 16.0, 0.0, f32::NAN, f32::INFINITY], 0.5);
+        assert_eq!(found, [0.5, 1.0, 2.0, 1.0, 1.0, 1.0]);
+        assert_eq!(scales(&[0.0, 0.0], 0.5), [1.0, 1.0]);
+        assert_eq!(scales(&[3.0, 7.0], 0.0), [1.0, 1.0]);
+        assert!(scales(&[1e-30, 1e30], 1.0).iter().all(|scale| (1.0 / 256.0..=256.0).contains(scale)));
+    }
+}

@@ -1,0 +1,220 @@
+//! Rows of one block from values to stored bytes, by each method.
+
+use std::ops::Range;
+
+use reweight_kernels::{DEFAULT_CANDIDATES, Kernels, RowCodes, RowErrors};
+
+use super::{Recipe, TensorError, write_elements};
+use crate::compensate::{Factor, LANES, Lanes};
+use crate::importance::Importance;
+use crate::plan::Method;
+use crate::store::Weight;
+
+/// Buffers of one thread.
+pub(super) struct Scratch {
+    row: Vec<f32>,
+    original: Vec<f32>,
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+    zeros: Vec<u8>,
+    lanes: Option<Lanes>,
+    differences: Vec<[f32; LANES]>,
+}
+
+/// Where rows go.
+pub(super) struct Stored<'a> {
+    pub(super) packed: &'a mut [u8],
+    pub(super) scales: &'a mut [u8],
+    pub(super) zeros: &'a mut [u8],
+}
+
+/// The place and the value of a weight that is no number.
+type NonFinite = (usize, f32);
+
+impl Scratch {
+    pub(super) fn new(columns: usize, groups: usize) -> Self {
+        Self {
+            row: vec![0.0; columns],
+            original: Vec::new(),
+            codes: vec![0; columns],
+            scales: vec![0.0; groups],
+            zeros: vec![0; groups],
+            lanes: None,
+            differences: Vec::new(),
+        }
+    }
+
+    /// Quantizes consecutive rows.
+    pub(super) fn encode(
+        &mut self,
+        kernels: &Kernels,
+        weight: &Weight,
+        rows: Range<usize>,
+        recipe: &Recipe<'_>,
+        stored: &mut Stored<'_>,
+    ) -> Result<TensorError, NonFinite> {
+        let mut total = TensorError::default();
+        let first = rows.start;
+        if let Some((importance, factor)) = recipe.compensation() {
+            for start in rows.clone().step_by(LANES) {
+                let rows = start..(start + LANES).min(rows.end);
+                total.add(self.compensated(kernels, weight, (rows, first), recipe, (importance, factor), stored)?);
+            }
+            return Ok(total);
+        }
+        for row in rows {
+            self.read(kernels, weight, row)?;
+            let error = match recipe.importance {
+                None => self.plain(kernels, recipe),
+                Some(importance) => self.weighted(kernels, weight, row, recipe, importance),
+            };
+            total.add(error);
+            self.store(kernels, recipe, row - first, stored);
+        }
+        Ok(total)
+    }
+
+    fn read(&mut self, kernels: &Kernels, weight: &Weight, row: usize) -> Result<(), NonFinite> {
+        weight.read_rows(kernels, row..row + 1, &mut self.row);
+        match kernels.first_non_finite(&self.row) {
+            Some(index) => Err((row * self.row.len() + index, self.row[index])),
+            None => Ok(()),
+        }
+    }
+
+    fn choose(&mut self, kernels: &Kernels, recipe: &Recipe<'_>, weights: Option<&[f32]>) -> RowErrors {
+        let group = recipe.scheme.group_len(self.row.len());
+        let Self { row, codes, scales, zeros, .. } = self;
+        let mut out = RowCodes { codes, scales, zeros };
+        match recipe.method {
+            Method::Rtn => kernels.rtn(recipe.grid(), group, row, weights, &mut out),
+            _ => kernels.search(recipe.grid(), group, row, weights, DEFAULT_CANDIDATES, &mut out),
+        }
+    }
+
+    fn plain(&mut self, kernels: &Kernels, recipe: &Recipe<'_>) -> TensorError {
+        let RowErrors { squared, squared_rtn } = self.choose(kernels, recipe, None);
+        TensorError { squared, squared_rtn, ..TensorError::default() }
+    }
+
+    /// One row whose columns matter more or less.
+    fn weighted(
+        &mut self,
+        kernels: &Kernels,
+        weight: &Weight,
+        row: usize,
+        recipe: &Recipe<'_>,
+        importance: &Importance,
+    ) -> TensorError {
+        let group = recipe.scheme.group_len(self.row.len());
+        let row_factor = weight.scaling.as_ref().map_or(1.0, |scaling| f64::from(scaling.row(row)));
+        let output_rtn = self.rtn_original(kernels, weight, row, recipe, &importance.moments).squared;
+        let squared_rtn = self.rtn_here(kernels, recipe);
+        let output = self.choose(kernels, recipe, Some(&importance.scaled_moments)).squared / (row_factor * row_factor);
+        let squared = self.squared(kernels, group);
+        TensorError { squared, squared_rtn, output: Some(output), output_rtn: Some(output_rtn) }
+    }
+
+    /// What rounding to nearest does to the row as the file has it. `original` is left holding what that gives.
+    fn rtn_original(
+        &mut self,
+        kernels: &Kernels,
+        weight: &Weight,
+        row: usize,
+        recipe: &Recipe<'_>,
+        moments: &[f32],
+    ) -> RowErrors {
+        let group = recipe.scheme.group_len(self.row.len());
+        self.original.resize(self.row.len(), 0.0);
+        weight.read_stored_rows(kernels, row..row + 1, &mut self.original);
+        let Self { original, codes, scales, zeros, .. } = self;
+        kernels.rtn(recipe.grid(), group, original, Some(moments), &mut RowCodes { codes, scales, zeros })
+    }
+
+    fn rtn_here(&mut self, kernels: &Kernels, recipe: &Recipe<'_>) -> f64 {
+        let group = recipe.scheme.group_len(self.row.len());
+        let Self { row, codes, scales, zeros, .. } = self;
+        kernels.rtn(recipe.grid(), group, row, None, &mut RowCodes { codes, scales, zeros }).squared
+    }
+
+    /// Error of the codes held, summed as a reader of the target sums it.
+    fn squared(&mut self, kernels: &Kernels, group: usize) -> f64 {
+        let Self { row, original, codes, scales, zeros, .. } = self;
+        original.resize(row.len(), 0.0);
+        kernels.dequantize(group, codes, scales, zeros, original);
+        kernels.squared_error(group, original, row, None)
+    }
+
+    fn store(&self, kernels: &Kernels, recipe: &Recipe<'_>, index: usize, stored: &mut Stored<'_>) {
+        let groups = self.scales.len();
+        let row_bytes = crate::pack::compressed_tensors::packed_bytes(self.row.len(), recipe.scheme.bits());
+        let scale_bytes = groups * recipe.scale_dtype.bytes();
+        kernels.pack(recipe.scheme.bits(), &self.codes, &mut stored.packed[index * row_bytes..][..row_bytes]);
+        write_elements(
+            kernels,
+            recipe.scale_dtype,
+            &self.scales,
+            &mut stored.scales[index * scale_bytes..][..scale_bytes],
+        );
+        stored.zeros[index * groups..][..groups].copy_from_slice(&self.zeros);
+    }
+
+    /// Up to [`LANES`] rows, each column's rounding made good by later columns. Ranges are searched beforehand.
+    fn compensated(
+        &mut self,
+        kernels: &Kernels,
+        weight: &Weight,
+        (rows, first): (Range<usize>, usize),
+        recipe: &Recipe<'_>,
+        (importance, factor): (&Importance, &Factor),
+        stored: &mut Stored<'_>,
+    ) -> Result<TensorError, NonFinite> {
+        let (columns, groups) = (self.row.len(), self.scales.len());
+        let group = recipe.scheme.group_len(columns);
+        let mut lanes = self.lanes.take().unwrap_or_else(|| Lanes::new(columns, groups));
+        self.differences.resize(columns, [0.0; LANES]);
+        let mut total = TensorError { output: Some(0.0), output_rtn: Some(0.0), ..TensorError::default() };
+        for (lane, row) in rows.clone().enumerate() {
+            self.read(kernels, weight, row)?;
+            self.rtn_original(kernels, weight, row, recipe, &importance.moments);
+            self.take_differences(kernels, weight, row, group, lane);
+            total.squared_rtn += self.rtn_here(kernels, recipe);
+            self.choose(kernels, recipe, Some(&importance.scaled_moments));
+            lanes.weights.iter_mut().zip(&self.row).for_each(|(lanes, value)| lanes[lane] = *value);
+            lanes.scales.iter_mut().zip(&self.scales).for_each(|(lanes, value)| lanes[lane] = *value);
+            lanes.zeros.iter_mut().zip(&self.zeros).for_each(|(lanes, value)| lanes[lane] = f32::from(*value));
+        }
+        let output = factor.round(recipe.grid(), group, &mut lanes);
+        let output_rtn = factor.error_of(&self.differences, &mut lanes);
+        for (lane, row) in rows.enumerate() {
+            self.read(kernels, weight, row)?;
+            let factor = weight.scaling.as_ref().map_or(1.0, |scaling| f64::from(scaling.row(row)));
+            self.codes.iter_mut().zip(&lanes.codes).for_each(|(code, lanes)| *code = lanes[lane]);
+            self.scales.iter_mut().zip(&lanes.scales).for_each(|(value, lanes)| *value = lanes[lane]);
+            self.zeros.iter_mut().zip(&lanes.zeros).for_each(|(value, lanes)| *value = lanes[lane] as u8);
+            total.squared += self.squared(kernels, group);
+            total.add(TensorError {
+                output: Some(output[lane] / (factor * factor)),
+                output_rtn: Some(output_rtn[lane] / (factor * factor)),
+                ..TensorError::default()
+            });
+            self.store(kernels, recipe, row - first, stored);
+        }
+        self.lanes = Some(lanes);
+        Ok(total)
+    }
+
+    /// Errors of rounding the unscaled row to nearest, in the scaled matrix's units.
+    fn take_differences(&mut self, kernels: &Kernels, weight: &Weight, row: usize, group: usize, lane: usize) {
+        let Self { row: values, original, codes, scales, zeros, differences, .. } = self;
+        let mut nearest = vec![0.0; values.len()];
+        kernels.dequantize(group, codes, scales, zeros, &mut nearest);
+        let scaling = weight.scaling.as_deref();
+        let columns = scaling.and_then(|scaling| scaling.columns());
+        let row_factor = scaling.map_or(1.0, |scaling| scaling.row(row));
+        let pairs = original.iter().zip(&nearest).enumerate();
+        for ((j, (value, nearest)), difference) in pairs.zip(differences) {
+            difference[lane] = (value - nearest) * columns.map_or(1.0, |columns| columns[j]) * row_factor;
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What activation statistics say about the errors of one matrix: which columns matter, and which make up for each other.
+
+use crate::compensate::Factor;
+use crate::stats::InputStatistics;
+use crate::store::Weight;
+
+/// Of one matrix, ready for quantizing.
+#[derive(Clone, Debug)]
+pub struct Importance {
+    /// Mean of x^2 of each input channel, before any scaling.
+    pub moments: Vec<f32>,
+    /// The same for the scaled matrix: divided by the squares of its columns' factors.
+    pub scaled_moments: Vec<f32>,
+    /// How errors of columns add up, where rounding is to compensate them.
+    pub factor: Option<Factor>,
+}
+
+impl Importance {
+    /// From the statistics of a matrix's input; `None` where they have another width, or no token was seen.
+    #[must_use]
+    pub fn of(input: &InputStatistics, weight: &Weight, compensates: Option<Damping>) -> Option<Self> {
+        if input.width() != weight.columns() || input.tokens == 0 {
+            return None;
+        }
+        let columns = weight.scaling.as_ref().and_then(|scaling| scaling.columns());
+        let moments = input.second_moment();
+        let scale = |j: usize| columns.map_or(1.0, |columns| f64::from(columns[j]));
+        let scaled: Vec<f64> = moments.iter().enumerate().map(|(j, moment)| moment / (scale(j) * scale(j))).collect();
+        let factor = match (compensates, &input.gram) {
+            (Some(damping), Some(gram)) => Factor::of(gram, input.tokens, columns, damping.0),
+            _ => None,
+        };
+        Some(Self { moments: narrow(&moments), scaled_moments: narrow(&scaled), factor })
+    }
+}
+
+/// What is added to the diagonal of a Gram matrix, as a share of its mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Damping(pub f64);
+
+impl Default for Damping {
+    fn default() -> Self {
+        Self(0.01)
+    }
+}
+
+/// As f32, within what a sum of squares can bear.
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|value| value.clamp(0.0, 1e20) as f32).collect()
+}
