@@ -173,7 +173,6 @@ pub(crate) struct Inspect {
 Examples:
   reweight quantize ./model ./model-int4
   reweight quantize ./model ./small --scheme int3-g64 --text a.txt b.txt
-  reweight quantize ./model ./small --scheme int3-g64 --keep '*.down_proj.*'
   reweight quantize ./model ./mixed --tensor '*.self_attn.*=int8-g128'
   reweight quantize ./model ./model-int4 --dry-run --json")]
 pub(crate) struct Quantize {
@@ -269,19 +268,19 @@ pub(crate) struct Guidance {
     pub(crate) text: Vec<PathBuf>,
 
     /// With --text, tokens to take, evenly over files
-    #[arg(long, value_name = "N", default_value = "65536")]
+    #[arg(long, value_name = "N", default_value = "65536", hide_short_help = true)]
     pub(crate) tokens: NonZeroUsize,
 
     /// With --text, tokens of a window, at most
-    #[arg(long, value_name = "N", default_value = "512")]
+    #[arg(long, value_name = "N", default_value = "512", hide_short_help = true)]
     pub(crate) context: NonZeroUsize,
 
     /// Write the scaled model unquantized, for other tools
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub(crate) only_fold: bool,
 
     /// Also write the factors of every channel (.safetensors)
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, hide_short_help = true)]
     pub(crate) scales_out: Option<PathBuf>,
 }
 

@@ -39,13 +39,12 @@ pub(super) fn method(asked: Option<args::Method>, guidance: &Guidance) -> anyhow
     let has_any = guidance.stats.is_some() || !guidance.text.is_empty();
     let method = match asked {
         Some(args::Method::Rtn) => Method::Rtn,
-        Some(args::Method::Search) => Method::Search,
         Some(args::Method::Awq) => Method::Awq,
         Some(args::Method::Gptq) => Method::Gptq,
         Some(args::Method::Best) => Method::Best,
         None if !guidance.text.is_empty() => Method::Best,
         None if guidance.stats.is_some() => Method::Awq,
-        None => Method::Search,
+        Some(args::Method::Search) | None => Method::Search,
     };
     if (method.scales() || method.compensates()) && !has_any {
         let problem = Problem::usage(format!("--method {method} needs to know what goes through the model"));

@@ -8,6 +8,7 @@
 //! - [`bench`]: kernels on this machine.
 //! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
 //! - [`generate`]: completion scripts and manual pages.
+//! - [`guided`]: quantizing by activation statistics.
 //! - [`hostile`]: files that no honest program writes.
 //! - [`linear`]: its weights as packed matrices of the library.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
@@ -23,6 +24,7 @@ mod synthetic;
 mod bench;
 mod evaluate;
 mod generate;
+mod guided;
 mod help;
 mod hostile;
 mod json;

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use reweight::model::{Network, Nobody, Run};
+use reweight_quant::awq::{Mapping, Previous, fold};
 use reweight_quant::kernels::{self, Kernels, supported};
 use reweight_quant::store::Model;
+use reweight_quant::tensor::Dtype;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -95,6 +97,73 @@ fn every_architecture_and_rotation_agrees_with_transformers() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Every mapping at once, with factors of any size: the model computes what it did.
+#[test]
+fn folding_changes_no_output() {
+    let kernels = kernels::best();
+    let mut n_mappings = 0;
+    for folder in fixtures() {
+        let expected = Expected::read(&folder);
+        let model = Model::open(&folder).expect("a fixture opens");
+        let network = Network::open(&model, kernels).expect("a fixture runs");
+        let mut scaled = model.clone();
+        let mappings = network.mappings();
+        assert!(mappings.len() >= network.n_blocks(), "{}", folder.display());
+        for (index, mapping) in mappings.iter().enumerate() {
+            let width = |name: &str| model.weights().iter().find(|weight| weight.name == name).expect("it is there");
+            let n = match &mapping.previous {
+                Previous::Norm { weight, .. } => width(weight).n_elements(),
+                Previous::Linear { outputs, .. } => outputs.len(),
+            };
+            let scales: Vec<f32> =
+                (0..n).map(|j| 2.0_f32.powf(((j * 7 + index * 3) % 11) as f32 * 0.7 - 3.5)).collect();
+            let fold = fold(&scaled, kernels, mapping, &scales, Some(Dtype::F32)).expect("the weights fit together");
+            assert!(fold.len() > mapping.consumers.len(), "{}", mapping.name);
+            scaled = scaled.scaled(&fold);
+        }
+        n_mappings += mappings.len();
+        let folded = Network::open(&scaled, kernels).expect("a scaled fixture runs");
+        for block in 0..network.n_blocks() {
+            let difference = network.block_difference(&folded, block).expect("both run");
+            assert!(difference < reweight::awq::TOLERANCE, "{}, block {block}: {difference:e}", folder.display());
+        }
+        let (found, wanted) = outputs(&folded, &expected, kernels);
+        let largest = wanted.iter().map(|x| x.abs()).fold(0.0, f32::max);
+        let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 1e-4 * largest.max(1.0), "{}: off by {worst} of {largest}", folder.display());
+    }
+    assert!(n_mappings > 200, "only {n_mappings} mappings");
+}
+
+/// Of each kind of mistake, one: the check on a block sees it.
+#[test]
+fn a_fold_that_forgets_a_reader_or_an_offset_is_seen() {
+    let kernels = kernels::best();
+    for (name, spoil) in [
+        ("mixtral", (|mapping| drop(mapping.consumers.remove(0))) as fn(&mut Mapping)),
+        ("llama", |mapping| drop(mapping.consumers.pop())),
+        ("gemma", |mapping| {
+            if let Previous::Norm { offset, .. } = &mut mapping.previous {
+                *offset = false;
+            }
+        }),
+    ] {
+        let model = Model::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name));
+        let model = model.expect("a fixture opens");
+        let network = Network::open(&model, kernels).expect("a fixture runs");
+        let mappings = network.mappings();
+        let of_norm = |mapping: &&Mapping| matches!(mapping.previous, Previous::Norm { .. });
+        let mut mapping = mappings.iter().rfind(of_norm).expect("blocks have norms").clone();
+        spoil(&mut mapping);
+        let scales: Vec<f32> = (0..network.width()).map(|j| 1.0 + 0.1 * (j % 5) as f32).collect();
+        let fold = fold(&model, kernels, &mapping, &scales, Some(Dtype::F32)).expect("the weights fit together");
+        let scaled = model.scaled(&fold);
+        let spoiled = Network::open(&scaled, kernels).expect("a scaled fixture runs");
+        let difference = network.block_difference(&spoiled, mapping.block).expect("both run");
+        assert!(difference > reweight::awq::TOLERANCE, "{name}: {difference:e}");
+    }
 }
 
 /// Whatever a configuration says, the answer is a result or an error: never a panic, never memory for what is not there.

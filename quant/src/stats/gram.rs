@@ -66,7 +66,10 @@ impl Gram {
         let n_rows = rows.len() / n;
         let mut dense = Dense::default();
         dense.reset(n, n_rows);
-        dense.set_columns(Rows { values: rows, stride: n });
+        // Channels in reverse, so that the columns a tile of rows needs are the first ones.
+        let mut reversed = rows.to_vec();
+        reversed.chunks_exact_mut(n).for_each(<[f32]>::reverse);
+        dense.set_columns(Rows { values: &reversed, stride: n });
         let (mut transposed, mut tile) = (vec![0.0; TILE.min(n) * n_rows], vec![0.0; TILE.min(n) * n]);
         let mut start = 0;
         for first in (0..n).step_by(TILE) {
@@ -77,10 +80,11 @@ impl Gram {
                 }
             }
             let x = Rows { values: &transposed, stride: n_rows };
-            dense.product(kernels, x, height, RowsMut { values: &mut tile, stride: n });
+            let out = RowsMut { values: &mut tile, stride: n };
+            dense.product_part(kernels, x, height, out, n - first, n_rows);
             for (i, sums) in tile.chunks_exact(n).take(height).enumerate() {
-                let sums = &sums[first + i..];
-                for (units, sum) in self.units[start..start + sums.len()].iter_mut().zip(sums) {
+                let sums = &sums[..n - first - i];
+                for (units, sum) in self.units[start..start + sums.len()].iter_mut().zip(sums.iter().rev()) {
                     *units = units.saturating_add((f64::from(*sum) / UNIT).round_ties_even() as i64);
                 }
                 start += sums.len();

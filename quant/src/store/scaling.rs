@@ -27,7 +27,9 @@ impl Scaling {
                         row.iter_mut().zip(columns.iter()).for_each(|(value, factor)| *value *= factor);
                     }
                     if let Some(rows) = rows {
-                        row.iter_mut().for_each(|value| *value *= rows[first + index]);
+                        for value in row {
+                            *value *= rows[first + index];
+                        }
                     }
                 }
             }

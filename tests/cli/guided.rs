@@ -1,0 +1,116 @@
+//! `quantize` by activation statistics: less loss than without, the same bytes whatever the threads and the kernels, and clear refusals.
+
+use reweight::demo;
+use serde::Deserialize;
+
+use crate::support::{Cmd, Dir, Ran};
+
+#[derive(Deserialize)]
+struct Document {
+    target_digest: String,
+    method: String,
+    tensors: Vec<Tensor>,
+    mappings: Option<Vec<Mapping>>,
+}
+
+#[derive(Deserialize)]
+struct Tensor {
+    name: String,
+    output_mse: Option<f64>,
+    output_mse_rtn: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Mapping {
+    name: String,
+    layers: Vec<String>,
+    ratio: f64,
+    error: f64,
+    error_unscaled: f64,
+    error_rtn: f64,
+}
+
+#[derive(Deserialize)]
+struct Loss {
+    nll: f64,
+}
+
+/// Runs in a folder that later commands see.
+#[track_caller]
+fn run(dir: &Dir, words: &str) -> Ran {
+    Cmd::new(words).in_dir(dir).run().expect_status(0)
+}
+
+#[test]
+fn each_method_loses_less_than_the_one_before() {
+    let dir = Dir::new();
+    std::fs::write(dir.path().join("demo.txt"), demo::HELDOUT_TEXT).expect("written");
+    run(&dir, "calibrate demo stats.safetensors --gram");
+    let mut losses = Vec::new();
+    for (method, stats) in [("rtn", ""), ("search", ""), ("awq", "--stats x"), ("best", "--stats x")] {
+        let stats = stats.replace('x', "stats.safetensors");
+        let words = format!("quantize demo {method} --scheme int2-g32 --method {method} --json {stats}");
+        let document: Document = run(&dir, &words).document();
+        assert_eq!(document.method, method);
+        let guided = document.tensors.iter().filter(|tensor| tensor.output_mse.is_some());
+        assert_eq!(guided.clone().count() > 0, !stats.is_empty(), "{method}");
+        for tensor in guided {
+            assert!(tensor.output_mse <= tensor.output_mse_rtn, "{method}: {}", tensor.name);
+        }
+        for mapping in document.mappings.iter().flatten() {
+            assert!(mapping.error <= mapping.error_unscaled, "{}", mapping.name);
+            assert!(mapping.error_unscaled <= mapping.error_rtn, "{}", mapping.name);
+            assert!(!mapping.layers.is_empty() && (0.0..=1.0).contains(&mapping.ratio), "{}", mapping.name);
+        }
+        let loss: Loss = run(&dir, &format!("eval {method} --text demo.txt --max-tokens 8192 --json")).document();
+        losses.push(loss.nll);
+        run(&dir, &format!("verify {method}"));
+    }
+    assert!(losses.is_sorted_by(|a, b| a > b), "{losses:?}");
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_threads_or_kernels() {
+    let dir = Dir::new();
+    run(&dir, "calibrate demo stats.safetensors --gram --tokens 2048");
+    let digest = |(index, options): (usize, &str)| {
+        let words = format!("quantize demo t{index} --scheme int3-g64 --method best --stats stats.safetensors --json");
+        run(&dir, &format!("{words} {options}")).document::<Document>().target_digest
+    };
+    let options = ["--threads 1", "--threads 2", "--kernels scalar"];
+    let digests: Vec<String> = options.into_iter().enumerate().map(digest).collect();
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
+}
+
+#[test]
+fn the_folded_model_predicts_what_the_original_does() {
+    let dir = Dir::new();
+    let folded = "quantize demo folded --text demo --method awq --only-fold --dtype f32 --scales-out s.safetensors";
+    run(&dir, folded);
+    std::fs::write(dir.path().join("demo.txt"), demo::HELDOUT_TEXT).expect("written");
+    let losses = ["demo", "folded"].map(|model| {
+        run(&dir, &format!("eval {model} --text demo.txt --max-tokens 8192 --json")).document::<Loss>().nll
+    });
+    assert!((losses[0] - losses[1]).abs() < 1e-5, "{losses:?}");
+    assert!(dir.names().contains(&"s.safetensors".to_owned()));
+    let document = Cmd::new("diff demo folded --json").in_dir(&dir).run().expect_status(0);
+    assert!(document.stdout.contains("\"identical\": false"), "nothing was scaled");
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_before_any_work() {
+    let dir = Dir::new();
+    run(&dir, "calibrate demo stats.safetensors --tokens 512");
+    for (options, problem) in [
+        ("--method best", "needs to know what goes through the model"),
+        ("--method best --stats stats.safetensors", "needs how channels go together"),
+        ("--only-fold", "has nothing to fold"),
+        ("--scales-out s.safetensors", "has no factors to write"),
+        ("--stats stats.safetensors --text demo", "cannot be used with"),
+        ("--stats nothing.safetensors", "nothing.safetensors"),
+    ] {
+        let ran = Cmd::new(&format!("quantize demo other {options}")).in_dir(&dir).run();
+        assert!(ran.status == 2 && ran.stderr.contains(problem), "{options}: {}", ran.stderr);
+        assert!(!dir.path().join("other").exists());
+    }
+}
