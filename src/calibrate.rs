@@ -136,7 +136,7 @@ pub fn calibrate(
 }
 
 /// BLAKE3 over the names and digests of a model's tensors.
-fn digest(model: &Model) -> String {
+pub(crate) fn digest(model: &Model) -> String {
     let mut hasher = blake3::Hasher::new();
     for weight in model.weights() {
         hasher.update(weight.name.as_bytes()).update(&[0]).update(weight.digest().as_bytes());

@@ -140,6 +140,7 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
         let status = match error {
             ModelError::Interrupted => Status::Interrupted,
             ModelError::Spill { .. } => Status::Internal,
+            ModelError::File(error) => file_status(error),
             _ => Status::Usage,
         };
         Some((status, error.hint()))

@@ -76,7 +76,8 @@ pub(crate) struct Calibrate {
 Examples:
   reweight eval demo
   reweight eval ./model-int4 --text held-out.txt --reference ./model
-  reweight eval ./model --text a.txt b.txt --context 512 --json")]
+  reweight eval ./model --text held-out.txt --save-logits model.logits
+  reweight eval ./int4 --text held-out.txt --reference model.logits --json")]
 pub(crate) struct Eval {
     /// Folder or .gguf file
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
@@ -88,9 +89,23 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
     pub(crate) text: Vec<PathBuf>,
 
-    /// Compare with the predictions of this model
-    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    /// Compare with the predictions of this model, or with saved ones
+    ///
+    /// A file that --save-logits made over the same text, --context and --max-tokens gives the figures that the model itself
+    /// would, without running it.
+    #[arg(long, value_name = "MODEL | FILE", value_hint = ValueHint::AnyPath)]
     pub(crate) reference: Option<PathBuf>,
+
+    /// Keep the model's logits, to be a --reference later
+    ///
+    /// Four bytes for each predicted token and each entry of the vocabulary; how much it will be is said beforehand. The
+    /// file appears when it is complete, and must not exist without --force.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) save_logits: Option<PathBuf>,
+
+    /// Replace the file of --save-logits if it exists
+    #[arg(long, requires = "save_logits")]
+    pub(crate) force: bool,
 
     /// Tokens of a window [default: 1024, or all positions]
     #[arg(long, value_name = "N")]

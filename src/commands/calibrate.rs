@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
             let problem = format!("--merge takes one path to write, found also `{}`", extra.display());
             return Err(Problem::usage(problem).into());
         }
-        check_target(target, arguments.force)?;
+        super::check_target(target, arguments.force)?;
         let mut merged = read(&arguments.merge[0])?;
         for path in &arguments.merge[1..] {
             merged.merge(read(path)?).map_err(|error| {
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
             .hint("reweight calibrate MODEL STATS --text FILE")
             .into());
     };
-    check_target(target, arguments.force)?;
+    super::check_target(target, arguments.force)?;
     let model = super::open(&arguments.model, ui)?;
     let network = Network::open(&model, kernels)?;
     let texts = tokens(arguments, &Tokenizer::of(&model)?)?;
@@ -78,14 +78,6 @@ fn tokens(arguments: &Calibrate, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Ve
         return Err(Problem::usage("no text to calibrate on").hint("name files with `--text FILE...`").into());
     }
     arguments.text.iter().map(|path| encode(documents(path, &arguments.field)?)).collect()
-}
-
-fn check_target(target: &Path, force: bool) -> anyhow::Result<()> {
-    if target.exists() && !force {
-        let problem = Problem::usage(format!("`{}` exists already", target.display()));
-        return Err(problem.hint("choose another name, or --force to replace it").into());
-    }
-    Ok(())
 }
 
 fn is_imatrix(path: &Path) -> bool {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use reweight::demo;
-use reweight::eval::{Score, Scores, cosine, embed, score};
+use reweight::eval::{Beside, LogitsWriter, Reference, SavedLogits, Score, Scores, cosine, embed, score};
 use reweight::model::Network;
 use reweight::text::{Document, TextError, Tokenizer, documents, windows};
 use reweight_quant::kernels::Kernels;
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::args::Eval;
 use crate::failure::{Problem, Status};
-use crate::ui::{Align, Table, Ui};
+use crate::ui::{Align, Table, Ui, bytes};
 
 /// Tokens of a window where nobody says otherwise and the model has positions for them.
 const CONTEXT: usize = 1024;
@@ -25,17 +25,47 @@ struct Text {
     documents: Vec<Document>,
 }
 
+/// A reference, opened.
+enum Opened {
+    Model(Model),
+    Logits(SavedLogits),
+}
+
 pub(super) fn run(arguments: &Eval, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
-    let model = super::open(&arguments.model, ui)?;
-    let reference = arguments.reference.as_deref().map(|path| super::open(path, ui)).transpose()?;
-    let network = Network::open(&model, kernels)?;
-    let reference = reference.as_ref().map(|reference| Network::open(reference, kernels)).transpose()?;
-    let texts = texts(&arguments.model, &arguments.text, &arguments.field)?;
-    if network.is_decoder() {
-        predictions(arguments, kernels, &model, &network, reference.as_ref(), &texts, ui)
-    } else {
-        sentences(arguments, &model, &network, reference.as_ref(), &texts, ui)
+    if let Some(target) = &arguments.save_logits {
+        super::check_target(target, arguments.force)?;
     }
+    let model = super::open(&arguments.model, ui)?;
+    let opened = arguments.reference.as_deref().map(|path| open_reference(path, ui)).transpose()?;
+    let network = Network::open(&model, kernels)?;
+    let reference_network = match &opened {
+        Some(Opened::Model(reference)) => Some(Network::open(reference, kernels)?),
+        _ => None,
+    };
+    let texts = texts(&arguments.model, &arguments.text, &arguments.field)?;
+    let logits_of = match (&opened, &arguments.save_logits) {
+        (Some(Opened::Logits(saved)), _) => Some(saved.path()),
+        (_, save) => save.as_deref(),
+    };
+    if network.is_decoder() {
+        let reference = match (&opened, &reference_network) {
+            (Some(Opened::Logits(saved)), _) => Some(Reference::Saved(saved)),
+            (_, network) => network.as_ref().map(Reference::Network),
+        };
+        predictions(arguments, kernels, &model, &network, reference, &texts, ui)
+    } else if let Some(path) = logits_of {
+        let problem = format!("an encoder predicts no tokens: `{}` cannot hold its logits", path.display());
+        Err(Problem::usage(problem).hint("name the original with `--reference MODEL`").into())
+    } else {
+        sentences(arguments, &model, &network, reference_network.as_ref(), &texts, ui)
+    }
+}
+
+/// A file under any name but those of models is one of logits, and so is one that says it.
+fn open_reference(path: &Path, ui: &Ui) -> anyhow::Result<Opened> {
+    let named = |extension: &str| path.extension().is_some_and(|found| found == extension);
+    let is_logits = path.is_file() && !named("gguf") && (!named("safetensors") || SavedLogits::is_file(path));
+    Ok(if is_logits { Opened::Logits(SavedLogits::open(path)?) } else { Opened::Model(super::open(path, ui)?) })
 }
 
 /// The files asked for; for the bundled model, where none is, its held-out text.
@@ -64,6 +94,8 @@ struct Summary<'a> {
     against: Option<AgainstDocument>,
     context: usize,
     windows: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logits_bytes: Option<usize>,
     texts: Vec<TextDocument>,
     seconds: f64,
     tokens_per_s: f64,
@@ -110,7 +142,7 @@ fn predictions(
     kernels: &'static Kernels,
     model: &Model,
     network: &Network<'_>,
-    reference: Option<&Network<'_>>,
+    reference: Option<Reference<'_>>,
     texts: &[Text],
     ui: &Ui,
 ) -> anyhow::Result<Status> {
@@ -133,16 +165,24 @@ fn predictions(
     }
     let started = Instant::now();
     let n_tokens: usize = cut.iter().flatten().map(|window| window.len()).sum();
-    let passes = network.n_blocks() + reference.map_or(0, Network::n_blocks);
+    let save = arguments.save_logits.as_deref().map(|path| save_logits(path, model, network, &cut, ui)).transpose()?;
+    let reference_blocks = match reference {
+        Some(Reference::Network(reference)) => reference.n_blocks(),
+        _ => 0,
+    };
+    let passes = network.n_blocks() + reference_blocks;
     let progress = ui.progress_of_tokens(n_tokens, passes);
     let advance = |name: &str, tokens: u64| {
         progress.name(name);
         progress.advance(tokens);
     };
-    let scores = score(kernels, network, reference, &cut, ui.interrupted(), &advance)?;
+    let beside = Beside { reference, save: save.as_ref() };
+    let scores = score(kernels, network, beside, &cut, ui.interrupted(), &advance)?;
+    let logits_bytes = save.as_ref().map(LogitsWriter::file_bytes);
+    save.map(LogitsWriter::finish).transpose()?;
     progress.finish();
     let seconds = started.elapsed().as_secs_f64();
-    let run = Ran { context, windows: cut.iter().map(Vec::len).sum(), n_tokens, seconds };
+    let run = Ran { context, windows: cut.iter().map(Vec::len).sum(), n_tokens, seconds, logits_bytes };
     report(&scores, texts, &run, kernels, ui)?;
     Ok(judge(arguments.fail_above, &scores.all, ui))
 }
@@ -166,6 +206,20 @@ struct Ran {
     windows: usize,
     n_tokens: usize,
     seconds: f64,
+    logits_bytes: Option<usize>,
+}
+
+/// Starts the file of logits, and says how large it will be.
+fn save_logits(
+    path: &Path,
+    model: &Model,
+    network: &Network<'_>,
+    texts: &[Vec<&[u32]>],
+    ui: &Ui,
+) -> anyhow::Result<LogitsWriter> {
+    let file = LogitsWriter::create(path, model, network, &texts.concat())?;
+    ui.note(&format!("{} will take {}", crate::ui::escape_path(path), bytes(file.file_bytes() as u64)));
+    Ok(file)
 }
 
 /// Keeps `n` windows in all, at least one, as many of each text as there can be.
@@ -209,6 +263,7 @@ fn report(scores: &Scores, texts: &[Text], run: &Ran, kernels: &Kernels, ui: &Ui
             against: AgainstDocument::of(all),
             context: run.context,
             windows: run.windows,
+            logits_bytes: run.logits_bytes,
             texts: texts.iter().zip(&scores.texts).map(of_text).collect(),
             seconds: run.seconds,
             tokens_per_s: run.n_tokens as f64 / run.seconds,

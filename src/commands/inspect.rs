@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use reweight::eval::SavedLogits;
 use reweight_quant::pattern::Pattern;
 use reweight_quant::roles::role;
 use reweight_quant::stats::Statistics;
@@ -39,6 +40,9 @@ struct TensorDocument<'a> {
 pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
     if arguments.model.is_file() && Statistics::is_file(&arguments.model) {
         return statistics(arguments, ui);
+    }
+    if SavedLogits::is_file(&arguments.model) {
+        return logits(arguments, ui);
     }
     let model = super::open(&arguments.model, ui)?;
     let pattern = arguments.tensors.as_deref().map(Pattern::new).transpose()?;
@@ -201,5 +205,49 @@ fn statistics(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
         document.layers,
         document.inputs.len()
     ))?;
+    Ok(Status::Done)
+}
+
+#[derive(Serialize)]
+struct LogitsDocument<'a> {
+    layout: &'static str,
+    tokens: usize,
+    predictions: usize,
+    context: usize,
+    vocabulary: usize,
+    bytes: usize,
+    digest: &'a str,
+    model: &'a str,
+}
+
+/// Of what a file of logits is.
+fn logits(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
+    let saved = SavedLogits::open(&arguments.model)?;
+    let of = saved.of();
+    let document = LogitsDocument {
+        layout: "logits",
+        tokens: of.tokens,
+        predictions: of.predictions,
+        context: of.context,
+        vocabulary: of.vocabulary,
+        bytes: saved.file_bytes(),
+        digest: &of.digest,
+        model: &of.model,
+    };
+    if ui.json() {
+        ui.document(&document)?;
+    } else {
+        ui.print(&format!(
+            "logits of {} predictions over {} tokens, windows of up to {}, vocabulary of {}, {}\ndigest of the tokens {}\ndigest \
+             of the model {}",
+            of.predictions,
+            of.tokens,
+            of.context,
+            of.vocabulary,
+            bytes(saved.file_bytes() as u64),
+            crate::ui::escape(&of.digest),
+            crate::ui::escape(&of.model),
+        ))?;
+    }
     Ok(Status::Done)
 }

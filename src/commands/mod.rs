@@ -70,3 +70,12 @@ fn open(path: &Path, ui: &Ui) -> anyhow::Result<Model> {
     ui.trace(&format!("opened {} tensors of {}", model.weights().len(), crate::ui::escape_path(path)));
     Ok(model)
 }
+
+/// That a file to be written is not there, unless it may be replaced.
+fn check_target(target: &Path, force: bool) -> anyhow::Result<()> {
+    if target.exists() && !force {
+        let problem = Problem::usage(format!("`{}` exists already", target.display()));
+        return Err(problem.hint("choose another name, or --force to replace it").into());
+    }
+    Ok(())
+}

@@ -7,9 +7,11 @@
 //! Logits are made in slices of the vocabulary and folded into running sums (the online softmax of Milakov and Gimelshein,
 //! arXiv 1805.02867), so that memory does not grow with tokens times vocabulary.
 
+mod logits;
 mod running;
 mod score;
 mod sentences;
 
-pub use score::{Against, Score, Scores, score};
+pub use logits::{LogitsOf, LogitsWriter, SavedLogits};
+pub use score::{Against, Beside, Reference, Score, Scores, score};
 pub use sentences::{cosine, embed};

@@ -82,10 +82,11 @@ impl RunningPair {
         self.cross = self.cross * factor + part;
     }
 
-    /// KL(reference || model) in nats; rounding may leave it a little below zero, which is given as zero.
+    /// KL(reference || model) in nats; rounding may leave it a little below zero, which is given as zero. NaN stays.
     pub(super) fn divergence(&self) -> f64 {
         let mean_difference = self.cross / self.reference.sum;
-        (mean_difference - self.reference.log_sum() + self.model.log_sum()).max(0.0)
+        let divergence = mean_difference - self.reference.log_sum() + self.model.log_sum();
+        if divergence < 0.0 { 0.0 } else { divergence }
     }
 }
 
@@ -131,5 +132,8 @@ mod tests {
         pair.add(kernels, 0, (&mut logits.clone(), &mut logits.clone()), 3, &mut Vec::new());
         assert!(pair.divergence() < 1e-7);
         assert!(Running::default().loss().is_nan());
+        let mut pair = RunningPair::default();
+        pair.add(kernels, 0, (&mut logits.clone(), &mut [f32::NAN; 64]), 3, &mut Vec::new());
+        assert!(pair.divergence().is_nan(), "{}", pair.divergence());
     }
 }

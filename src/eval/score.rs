@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 use reweight_kernels::Kernels;
 
+use super::logits::{LogitsWriter, SavedLogits};
 use super::running::RunningPair;
 use crate::model::{Head, HeadSlice, HiddenStates, ModelError, Network, Nobody, Run};
 
@@ -62,19 +63,38 @@ pub struct Scores {
     pub all: Score,
 }
 
+/// What a model is compared with.
+#[derive(Clone, Copy)]
+pub enum Reference<'a> {
+    /// Another model, which is run.
+    Network(&'a Network<'a>),
+    /// What another run left.
+    Saved(&'a SavedLogits),
+}
+
+/// What goes along with a score.
+#[derive(Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// What to compare with.
+    pub reference: Option<Reference<'a>>,
+    /// Where the model's logits go.
+    pub save: Option<&'a LogitsWriter>,
+}
+
 /// Scores a model over windows of at least two tokens, text by text, against a reference of the same vocabulary where one is
 /// given.
 ///
-/// `progress` is called with what is being done and the tokens that have passed it: each token passes every block of each model.
+/// `progress` is called with what is being done and the tokens that have passed it: each token passes every block of each model
+/// that is run.
 ///
 /// Cost: one forward pass of each model; memory as [`Network::hidden_states`] for each, and one slice of the output layers.
 ///
 /// # Errors
-/// `ModelError`; another vocabulary of the reference is one.
+/// `ModelError`; another vocabulary of the reference is one, and saved logits of other tokens.
 pub fn score(
     kernels: &'static Kernels,
     model: &Network<'_>,
-    reference: Option<&Network<'_>>,
+    beside: Beside<'_>,
     texts: &[Vec<&[u32]>],
     stop: &AtomicBool,
     progress: &(dyn Fn(&str, u64) + Sync),
@@ -82,32 +102,47 @@ pub fn score(
     let windows = &texts.concat();
     let run = Run { stop, progress, observe: &Nobody };
     let head = model.head()?;
-    let reference_head = reference.map(|reference| Ok::<_, ModelError>((reference, reference.head()?))).transpose()?;
-    if let Some((reference, other)) = &reference_head
-        && other.n_outputs() != head.n_outputs()
-    {
-        return Err(reference.vocabulary_differs(other.n_outputs(), head.n_outputs()));
+    match beside.reference {
+        Some(Reference::Network(reference)) => {
+            let found = reference.head()?.n_outputs();
+            if found != head.n_outputs() {
+                return Err(reference.vocabulary_differs(found, head.n_outputs()));
+            }
+        }
+        Some(Reference::Saved(saved)) => saved.check(windows, &head)?,
+        None => {}
     }
     let hidden = model.hidden_states(windows, &run)?;
-    let beside = reference_head
-        .map(|(reference, head)| Ok::<_, ModelError>((reference.hidden_states(windows, &run)?, head)))
-        .transpose()?;
-    let beside = beside.as_ref().map(|(hidden, head)| (hidden, head));
-    let sums = predict(kernels, (&hidden, &head), beside, windows, stop)?;
+    let reference = match beside.reference {
+        Some(Reference::Network(network)) => Other::Live(network.hidden_states(windows, &run)?, network.head()?),
+        Some(Reference::Saved(saved)) => Other::Saved(saved),
+        None => Other::None,
+    };
+    let sums = predict(kernels, (&hidden, &head), &reference, beside.save, windows, stop)?;
+    let compared = beside.reference.is_some();
     let mut rest = sums.as_slice();
     let of_text = |windows: &Vec<&[u32]>| {
         let n: usize = windows.iter().map(|window| window.len().saturating_sub(1)).sum();
         let (own, after) = rest.split_at(n);
         rest = after;
-        summarize(own, beside.is_some())
+        summarize(own, compared)
     };
-    Ok(Scores { texts: texts.iter().map(of_text).collect(), all: summarize(&sums, beside.is_some()) })
+    Ok(Scores { texts: texts.iter().map(of_text).collect(), all: summarize(&sums, compared) })
+}
+
+/// Where the reference's logits come from.
+enum Other<'a> {
+    None,
+    Live(HiddenStates, Head<'a>),
+    Saved(&'a SavedLogits),
 }
 
 /// Rows of one window, the tokens that follow them, and their sums.
 struct Job<'a> {
     window: usize,
     first: usize,
+    /// Predictions of all jobs before.
+    row: usize,
     targets: &'a [u32],
     sums: &'a mut [RunningPair],
 }
@@ -123,7 +158,8 @@ impl Job<'_> {
 fn predict(
     kernels: &Kernels,
     model: (&HiddenStates, &Head<'_>),
-    reference: Option<(&HiddenStates, &Head<'_>)>,
+    reference: &Other<'_>,
+    save: Option<&LogitsWriter>,
     windows: &[&[u32]],
     stop: &AtomicBool,
 ) -> Result<Vec<RunningPair>, ModelError> {
@@ -131,9 +167,9 @@ fn predict(
     let mut sums = vec![RunningPair::default(); n_predicted];
     let mut jobs = jobs(windows, &mut sums);
     let (mut slice, mut reference_slice) = (HeadSlice::default(), HeadSlice::default());
-    for range in model.1.slices() {
+    for (index, range) in model.1.slices().enumerate() {
         model.1.lay_out(kernels, range.clone(), &mut slice);
-        if let Some((_, head)) = reference {
+        if let Other::Live(_, head) = reference {
             head.lay_out(kernels, range.clone(), &mut reference_slice);
         }
         jobs.par_iter_mut().try_for_each_init(Memory::default, |memory, job| {
@@ -141,12 +177,24 @@ fn predict(
                 return Err(ModelError::Interrupted);
             }
             model.1.logits(kernels, &slice, job.rows(model.0), &mut memory.logits);
-            if let Some((hidden, head)) = reference {
-                head.logits(kernels, &reference_slice, job.rows(hidden), &mut memory.reference);
+            if let Some(file) = save {
+                file.write(index, range.len(), job.row, &memory.logits, &mut memory.bytes)?;
             }
-            fold(kernels, &slice, job, memory, reference.is_some());
+            match reference {
+                Other::None => {}
+                Other::Live(hidden, head) => {
+                    head.logits(kernels, &reference_slice, job.rows(hidden), &mut memory.reference);
+                }
+                Other::Saved(saved) => {
+                    saved.read(index, range.len(), job.row, job.targets.len(), &mut memory.reference);
+                }
+            }
+            fold(kernels, &slice, job, memory, !matches!(reference, Other::None));
             Ok(())
         })?;
+        if let Other::Saved(saved) = reference {
+            saved.release(index);
+        }
     }
     Ok(sums)
 }
@@ -156,15 +204,17 @@ struct Memory {
     logits: Vec<f32>,
     reference: Vec<f32>,
     difference: Vec<f32>,
+    bytes: Vec<u8>,
 }
 
 fn jobs<'a>(windows: &[&'a [u32]], sums: &'a mut [RunningPair]) -> Vec<Job<'a>> {
-    let (mut jobs, mut rest) = (Vec::new(), sums);
+    let (mut jobs, mut rest, mut row) = (Vec::new(), sums, 0);
     for (window, tokens) in windows.iter().enumerate() {
         let targets = tokens.get(1..).unwrap_or_default();
         for (index, targets) in targets.chunks(ROWS).enumerate() {
             let (sums, after) = rest.split_at_mut(targets.len());
-            jobs.push(Job { window, first: index * ROWS, targets, sums });
+            jobs.push(Job { window, first: index * ROWS, row, targets, sums });
+            row += targets.len();
             rest = after;
         }
     }
@@ -173,7 +223,7 @@ fn jobs<'a>(windows: &[&'a [u32]], sums: &'a mut [RunningPair]) -> Vec<Job<'a>> 
 
 fn fold(kernels: &Kernels, slice: &HeadSlice, job: &mut Job<'_>, memory: &mut Memory, beside: bool) {
     let range = slice.range();
-    let Memory { logits, reference, difference } = memory;
+    let Memory { logits, reference, difference, .. } = memory;
     let rows = logits.chunks_exact_mut(range.len()).zip(job.sums.iter_mut()).zip(job.targets);
     if beside {
         for (((logits, sums), target), reference) in rows.zip(reference.chunks_exact_mut(range.len())) {

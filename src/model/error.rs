@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use reweight_quant::error::FileError;
+
 /// Why a model cannot be run here.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,6 +92,21 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Saved logits of something else than what is evaluated.
+    #[error("`{}` holds logits of another {what}: expected {expected}, found {found}", path.display())]
+    OtherLogits {
+        /// The file.
+        path: PathBuf,
+        /// What is not the same.
+        what: &'static str,
+        /// By the model and the text.
+        expected: String,
+        /// In the file.
+        found: String,
+    },
+    /// A file of logits that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Stopped from outside.
     #[error("interrupted")]
     Interrupted,
@@ -103,6 +120,12 @@ impl ModelError {
             Self::UnknownArchitecture { known, .. } => Some(format!("known are {}", known.join(", "))),
             Self::TooLong { positions, .. } => Some(format!("`--context {positions}` or less fits")),
             Self::NoConfig { .. } => Some("give the model's folder, or a .gguf file".into()),
+            Self::OtherLogits { .. } => Some(
+                "evaluate with the text, `--context` and `--max-tokens` that the file was made with, or make it anew with \
+                 `--save-logits`"
+                    .into(),
+            ),
+            Self::File(error) => error.hint(),
             Self::Spill { .. } => Some("set TMPDIR to a folder with room, or take fewer tokens".into()),
             _ => None,
         }

@@ -29,6 +29,7 @@ mod help;
 mod hostile;
 mod json;
 mod linear;
+mod logits;
 mod quantize;
 mod readme;
 #[cfg(target_os = "linux")]
