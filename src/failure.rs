@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use reweight::chat::ChatError;
 use reweight::model::ModelError;
 use reweight::text::TextError;
 use reweight_quant::error::{Error as QuantError, FileError, PlanError, RunError};
@@ -145,6 +146,8 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
         };
         Some((status, error.hint()))
     } else if let Some(error) = cause.downcast_ref::<TextError>() {
+        Some((Status::Usage, error.hint()))
+    } else if let Some(error) = cause.downcast_ref::<ChatError>() {
         Some((Status::Usage, error.hint()))
     } else if let Some(error) = cause.downcast_ref::<io::Error>() {
         let full = error.kind() == io::ErrorKind::StorageFull;

@@ -15,6 +15,7 @@
 
 pub mod awq;
 pub mod calibrate;
+pub mod chat;
 pub mod demo;
 pub mod eval;
 pub mod model;

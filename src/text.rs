@@ -40,6 +40,12 @@ pub enum TextError {
         /// What was expected and found.
         what: String,
     },
+    /// A file of another kind where conversations are expected.
+    #[error("`{}` holds no conversations: expected .jsonl, a list of messages a line", path.display())]
+    NoConversations {
+        /// The file.
+        path: PathBuf,
+    },
     /// Too little text for one window.
     #[error("`{}` has {found} tokens, less than one window of {expected}", path.display())]
     TooShort {
@@ -168,6 +174,7 @@ impl TextError {
         match self {
             Self::NoTokenizer { .. } => Some("put the model's tokenizer.json into its folder".into()),
             Self::TooShort { found, .. } if *found > 1 => Some(format!("give more text, or `--context {found}`")),
+            Self::NoConversations { .. } => Some("plain text goes without `--chat`".into()),
             Self::Line { .. } => Some("`--field NAME` says which field of each line holds the text".into()),
             _ => None,
         }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args as Group, ValueHint};
+use reweight::chat::Date;
 
 use super::value;
 
@@ -17,8 +18,8 @@ use super::value;
 Examples:
   reweight calibrate demo stats.safetensors
   reweight calibrate ./model stats.safetensors --text a.txt b.jsonl
-  reweight calibrate all.safetensors --merge a.safetensors b.safetensors
-  reweight calibrate imatrix.gguf --merge stats.safetensors")]
+  reweight calibrate ./model stats.safetensors --text talks.jsonl --chat
+  reweight calibrate imatrix.gguf --merge a.safetensors b.safetensors")]
 pub(crate) struct Calibrate {
     /// Folder or .gguf file; with --merge, the file to write
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
@@ -46,9 +47,23 @@ pub(crate) struct Calibrate {
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) seed: u64,
 
-    /// Field of each line of .jsonl that holds the text
-    #[arg(long, value_name = "NAME", default_value = "text", value_hint = ValueHint::Other)]
-    pub(crate) field: String,
+    /// Field of each line of .jsonl that holds the text [default: text, messages with --chat]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
+    pub(crate) field: Option<String>,
+
+    /// Take conversations, put through the model's chat template
+    ///
+    /// Each line of .jsonl holds a list of messages, and may hold a list of `tools`. The template is the model's own, run without
+    /// files, clock or network, and its special tokens are taken as such. Other files are refused.
+    #[arg(long)]
+    pub(crate) chat: bool,
+
+    /// The day that the chat template is told
+    ///
+    /// Without it a template that asks for the date takes its own default, or is an error: the same command gives the same
+    /// statistics on any day.
+    #[arg(long, value_name = "YYYY-MM-DD", requires = "chat", value_hint = ValueHint::Other)]
+    pub(crate) chat_date: Option<Date>,
 
     /// Also sum x x^T of every input
     ///
@@ -58,7 +73,7 @@ pub(crate) struct Calibrate {
 
     /// Add up statistics instead of gathering them
     #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
-    #[arg(conflicts_with_all = ["text", "gram"])]
+    #[arg(conflicts_with_all = ["text", "gram", "chat"])]
     pub(crate) merge: Vec<PathBuf>,
 
     /// Replace the file if it exists

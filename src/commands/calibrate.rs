@@ -1,9 +1,10 @@
 //! `calibrate`: activation statistics of a model over text.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use reweight::calibrate::{Sample, calibrate, sample};
+use reweight::chat::{ChatTemplate, Conversation, conversations};
 use reweight::demo;
 use reweight::model::Network;
 use reweight::text::{Document, Tokenizer, documents};
@@ -11,6 +12,7 @@ use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::stats::{Statistics, imatrix};
+use reweight_quant::store::Model;
 use serde::Serialize;
 
 use crate::args::Calibrate;
@@ -47,7 +49,8 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
     super::check_target(target, arguments.force)?;
     let model = super::open(&arguments.model, ui)?;
     let network = Network::open(&model, kernels)?;
-    let texts = tokens(arguments, &Tokenizer::of(&model)?)?;
+    let tokenizer = Tokenizer::of(&model)?;
+    let texts = if arguments.chat { chats(arguments, &model, &tokenizer)? } else { tokens(arguments, &tokenizer)? };
     let context = arguments.context.get().min(network.positions());
     let sample = sample(&texts, arguments.tokens.get(), context, arguments.seed);
     if sample.windows.is_empty() {
@@ -74,10 +77,30 @@ fn tokens(arguments: &Calibrate, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Ve
     if arguments.text.is_empty() && arguments.model == Path::new(demo::NAME) && !arguments.model.exists() {
         return Ok(vec![encode(vec![Document::Text(demo::CALIBRATION_TEXT.to_owned())])?]);
     }
+    let field = arguments.field.as_deref().unwrap_or("text");
+    texts(arguments)?.iter().map(|path| encode(documents(path, field)?)).collect()
+}
+
+/// Tokens of each text's conversations.
+fn chats(arguments: &Calibrate, model: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
+    let template = ChatTemplate::of(model, arguments.chat_date)?;
+    let field = arguments.field.as_deref().unwrap_or("messages");
+    let encode = |path: &PathBuf| -> anyhow::Result<Vec<Vec<u32>>> {
+        let (lines, conversations): (Vec<usize>, Vec<Conversation>) = conversations(path, field)?.into_iter().unzip();
+        let rendered = template.render(&conversations);
+        let rendered = rendered.map_err(|(index, error)| {
+            anyhow::Error::new(error).context(format!("`{}`, line {}", path.display(), lines[index]))
+        })?;
+        rendered.iter().map(|text| Ok(tokenizer.encode(text)?)).collect()
+    };
+    texts(arguments)?.iter().map(encode).collect()
+}
+
+fn texts(arguments: &Calibrate) -> anyhow::Result<&[PathBuf]> {
     if arguments.text.is_empty() {
         return Err(Problem::usage("no text to calibrate on").hint("name files with `--text FILE...`").into());
     }
-    arguments.text.iter().map(|path| encode(documents(path, &arguments.field)?)).collect()
+    Ok(&arguments.text)
 }
 
 fn is_imatrix(path: &Path) -> bool {

@@ -22,6 +22,7 @@ mod support;
 mod synthetic;
 
 mod bench;
+mod chat;
 mod evaluate;
 mod generate;
 mod guided;
