@@ -191,7 +191,7 @@ pub(crate) struct Quantize {
     #[arg(long, value_name = "SCHEME", default_value = "int4-g128", value_hint = ValueHint::Other)]
     pub(crate) scheme: String,
 
-    /// How values are chosen [rtn, search, awq, gptq, best]
+    /// Choice of values [rtn, search, awq, gptq, best]
     ///
     /// `rtn` takes the range of each group; `search` the range with the least squared error, weighted where there are statistics;
     /// both store the nearest value. `awq` scales channels by what goes through them, then searches. `gptq` searches, and
@@ -257,7 +257,7 @@ pub(crate) struct Quantize {
 /// Activation statistics for `quantize`: gathered before, or from text.
 #[derive(Debug, PartialEq, Group)]
 pub(crate) struct Guidance {
-    /// Statistics of `calibrate`, or an importance matrix (.gguf, .dat)
+    /// Statistics of `calibrate`, or an imatrix
     #[arg(long, value_name = "STATS", value_hint = ValueHint::FilePath, conflicts_with = "text")]
     pub(crate) stats: Option<PathBuf>,
 
