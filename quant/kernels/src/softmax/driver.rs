@@ -31,7 +31,8 @@ pub fn softmax_in_place(x: &mut [f32], row_len: usize) {
     SoftmaxKernels::best().softmax_in_place(x, row_len, Options::default());
 }
 
-type Row = fn(Plan, Span<'_>);
+/// What is done to a row, and whether that is softmax itself, which short rows have a pass of their own for.
+type Row = (fn(Plan, Span<'_>), bool);
 
 impl SoftmaxKernels {
     /// exp(x) / (sum of exp over the row), for rows of `row_len` elements.
@@ -39,7 +40,7 @@ impl SoftmaxKernels {
     /// # Panics
     /// Unless `out` is as long as `x` and `row_len` divides that; 0 divides 0.
     pub fn softmax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
-        self.rows(Some(x), row_len, out, options, Plan::softmax);
+        self.rows(Some(x), row_len, out, options, (Plan::softmax, true));
     }
 
     /// [`SoftmaxKernels::softmax`] with its results in the place of its input.
@@ -47,7 +48,7 @@ impl SoftmaxKernels {
     /// # Panics
     /// Unless `row_len` divides the length.
     pub fn softmax_in_place(&'static self, x: &mut [f32], row_len: usize, options: Options) {
-        self.rows(None, row_len, x, options, Plan::softmax);
+        self.rows(None, row_len, x, options, (Plan::softmax, true));
     }
 
     /// x - ln(sum of exp over the row): two passes and a write where the algorithm has two passes, else three.
@@ -55,7 +56,7 @@ impl SoftmaxKernels {
     /// # Panics
     /// As [`SoftmaxKernels::softmax`].
     pub fn log_softmax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
-        self.rows(Some(x), row_len, out, options, Plan::log_softmax);
+        self.rows(Some(x), row_len, out, options, (Plan::log_softmax, false));
     }
 
     /// [`SoftmaxKernels::log_softmax`] with its results in the place of its input.
@@ -63,7 +64,7 @@ impl SoftmaxKernels {
     /// # Panics
     /// As [`SoftmaxKernels::softmax_in_place`].
     pub fn log_softmax_in_place(&'static self, x: &mut [f32], row_len: usize, options: Options) {
-        self.rows(None, row_len, x, options, Plan::log_softmax);
+        self.rows(None, row_len, x, options, (Plan::log_softmax, false));
     }
 
     /// ln(sum of exp), one a row: one or two passes, nothing written but that.
@@ -88,7 +89,7 @@ impl SoftmaxKernels {
     /// # Panics
     /// As [`SoftmaxKernels::softmax`].
     pub fn stablemax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
-        self.rows(Some(x), row_len, out, options, Plan::stablemax);
+        self.rows(Some(x), row_len, out, options, (Plan::stablemax, false));
     }
 
     /// ln of [`SoftmaxKernels::stablemax`]. Two passes, one write; its logarithms are computed one after the other, in
@@ -97,7 +98,7 @@ impl SoftmaxKernels {
     /// # Panics
     /// As [`SoftmaxKernels::softmax`].
     pub fn log_stablemax(&'static self, x: Source<'_>, row_len: usize, out: &mut [f32], options: Options) {
-        self.rows(Some(x), row_len, out, options, Plan::log_stablemax);
+        self.rows(Some(x), row_len, out, options, (Plan::log_stablemax, false));
     }
 
     /// One thing done to every row. Rows of a chunk or more share a thread pool each; shorter ones are shared out.
@@ -113,16 +114,33 @@ impl SoftmaxKernels {
             plan.parallel = false;
             let together = (CHUNK / row_len) * row_len;
             out.par_chunks_mut(together).enumerate().for_each(|(i, out)| {
-                for (j, out) in out.chunks_exact_mut(row_len).enumerate() {
-                    row(plan, Span { source: at(i * together + j * row_len, row_len), out });
-                }
-                plan.fence();
+                self.one_by_one(plan, Span { source: at(i * together, out.len()), out }, row_len, row);
             });
         } else {
-            for (i, out) in out.chunks_exact_mut(row_len).enumerate() {
-                row(plan, Span { source: at(i * row_len, row_len), out });
-            }
-            plan.fence();
+            self.one_by_one(plan, Span { source, out }, row_len, row);
         }
+    }
+
+    /// Rows on this thread.
+    fn one_by_one(&self, plan: Plan, rows: Span<'_>, row_len: usize, (row, may_be_short): Row) {
+        let Span { source, mut out } = rows;
+        let mut start = 0;
+        while !out.is_empty() {
+            let at = |len: usize| source.map(|source| source.slice(start, len));
+            if may_be_short && plan.is_short(row_len) {
+                let done = (self.short_rows)(at(out.len()), row_len, out) * row_len;
+                out = &mut out[done..];
+                start += done;
+                if out.is_empty() {
+                    break;
+                }
+            }
+            let at = |len: usize| source.map(|source| source.slice(start, len));
+            let (first, rest) = out.split_at_mut(row_len);
+            row(plan, Span { source: at(row_len), out: first });
+            out = rest;
+            start += row_len;
+        }
+        plan.fence();
     }
 }

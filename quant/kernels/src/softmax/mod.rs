@@ -17,7 +17,8 @@
 //!
 //! # Accuracy
 //! Sums are kept in f64 from 4096 elements up, so the error does not grow with the row: results that are normal numbers
-//! are within 8 ULP in pairs and 32 ULP in the others, which round x - max first. Tables differ from each other within
+//! are within 8 ULP in pairs. The others round x - max first, and are within 24 ULP where that is above -32, 40 above -64 and
+//! 72 below. Tables differ from each other within
 //! these bounds; the same table gives the same bits in every store, in place or not, and on any number of threads.
 
 mod caches;

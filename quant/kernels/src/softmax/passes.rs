@@ -232,10 +232,13 @@ pub(crate) fn pairs<S: Floats>(s: S, x: Source<'_>) -> Pair {
 }
 
 #[inline(always)]
-fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
+pub(super) fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
     let l = s.lanes();
     let mut total = Pair::ZERO;
-    for block in x.chunks().as_ref().chunks(BLOCK.min(64 * S::GROUP)) {
+    let mut tail = x.tail(s, f32::NEG_INFINITY);
+    let chunks = x.chunks();
+    let mut blocks = chunks.as_ref().chunks(BLOCK.min(64 * S::GROUP)).peekable();
+    while let Some(block) = blocks.next() {
         let (mut v, mut e) = (l.splat(0.0), l.splat(-30_000.0));
         let mut groups = block.chunks_exact(S::GROUP);
         for group in &mut groups {
@@ -263,9 +266,15 @@ fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
         for x in groups.remainder() {
             (v, e) = one(s, v, e, R::load(s, x));
         }
+        // The last vector goes with the block before it: a fold of sixteen lanes takes as long as several vectors.
+        if blocks.peek().is_none()
+            && let Some(x) = tail.take()
+        {
+            (v, e) = one(s, v, e, x);
+        }
         total = total.add(folded(s, v, e));
     }
-    if let Some(x) = x.tail(s, f32::NEG_INFINITY) {
+    if let Some(x) = tail {
         let (v, e) = one(s, l.splat(0.0), l.splat(-30_000.0), x);
         total = total.add(folded(s, v, e));
     }

@@ -11,8 +11,13 @@ use crate::lanes::LANES;
 
 /// Elements of a chunk. Partial sums of chunks are merged in order, so that threads change nothing.
 pub(super) const CHUNK: usize = 1 << 16;
-/// Bytes of output from which it is stored around the caches.
-const STREAMED: usize = 64 << 20;
+/// Bytes of output from which it is stored around the caches: a fifth less time from 32 MiB of one row, nothing at 16.
+const STREAMED: usize = 24 << 20;
+/// Elements of a row up to which calls between passes show.
+const SHORT: usize = 2048;
+/// Elements of a row from which that is so. Shorter ones alternate between reading and streaming too often: rows of 256 take
+/// 1.7 to 2.1 times as long, of 1024 1.12 times, of 4096 0.8 times.
+const STREAMED_ROW: usize = 2048;
 
 /// An algorithm. [The module](super) says what each costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +59,22 @@ pub struct Options {
     pub parallel: bool,
 }
 
+/// Whether a row is so short that a pass less counts for more than an exponential less. Measured over a million elements and
+/// single rows: by 5 to 20 % up to the lengths here, and the other way beyond.
+fn short(kernels: &SoftmaxKernels, row_len: usize, in_place: bool) -> bool {
+    let whole = row_len.is_multiple_of(LANES);
+    match (kernels.table, in_place) {
+        // A vector that is not full costs as much as several, in every pass: 1.3 to 1.7 times the time in three.
+        ("avx512", _) if !whole => row_len < 2048,
+        ("avx512", true) => row_len <= 8 * LANES,
+        ("avx512", false) => row_len <= 3 * LANES,
+        // Here it costs most where the exponential is computed.
+        (_, _) if !whole => row_len < LANES,
+        (_, true) => row_len <= 4 * LANES,
+        (_, false) => row_len <= 3 * LANES,
+    }
+}
+
 /// What is decided before the first row.
 #[derive(Clone, Copy)]
 pub(super) struct Plan {
@@ -72,13 +93,14 @@ impl Plan {
         n: usize,
         in_place: bool,
     ) -> Self {
-        let streamed = !in_place && size_of::<f32>() * n >= STREAMED && row_len >= 256;
+        let streamed = !in_place && size_of::<f32>() * n >= STREAMED && row_len >= STREAMED_ROW;
         let worked_on = size_of::<f32>() * row_len * if in_place { 1 } else { 2 };
-        // AVX2 is bound by its exponentials longer: in place, two passes are behind by 5-7 % from 4 to 16 MiB.
-        let near = l2_bytes() * if in_place && kernels.table == "avx2" { 8 } else { 1 };
-        // One or two vectors: a pass less counts for more than an exponential less.
-        let short = row_len <= 2 * LANES;
-        let best = if kernels.table != "scalar" && (streamed || short || worked_on > near) {
+        // AVX2 is bound by its exponentials longer: two passes are behind by 4 to 12 % from 4 to 48 MiB that are worked on.
+        let near = l2_bytes() * if kernels.table == "avx2" { 24 } else { 1 };
+        // Rows that each fit, and come from memory all the same: 2 to 5 % at 8192 elements, 14 to 30 % from 16384 up.
+        let from_memory = kernels.table == "avx512" && row_len >= 8192 && worked_on / row_len * n > 2 * near;
+        let far = streamed || from_memory || worked_on > near;
+        let best = if kernels.table != "scalar" && (far || short(kernels, row_len, in_place)) {
             Variant::TwoPass
         } else {
             // Plain code is bound by its exponentials, wherever the row lies.
@@ -87,6 +109,11 @@ impl Plan {
         let variant = options.variant.unwrap_or(best);
         let store = if streamed && variant != Variant::ThreePassReload { Store::NonTemporal } else { Store::Plain };
         Self { kernels, variant, store: options.store.unwrap_or(store), parallel: options.parallel }
+    }
+
+    /// Whether rows of a length go one after the other through two passes that are one call.
+    pub(super) fn is_short(self, row_len: usize) -> bool {
+        self.variant == Variant::TwoPass && self.store == Store::Plain && row_len <= SHORT
     }
 
     /// Softmax of a row.

@@ -18,6 +18,7 @@ pub(super) static SCALAR: SoftmaxKernels = SoftmaxKernels {
     pairs: |x| passes::pairs(Scalar, x),
     stable_sum: |x| passes::stable_sum(Scalar, x),
     map: |op, span, store| map::map(Scalar, op, span, store),
+    short_rows: |source, row_len, out| map::short_rows(Scalar, source, row_len, out),
     fence: || map::fence(Scalar),
 };
 

@@ -18,6 +18,7 @@ pub struct SoftmaxKernels {
     pub(super) pairs: fn(Source<'_>) -> Pair,
     pub(super) stable_sum: fn(Source<'_>) -> f64,
     pub(super) map: fn(Map, Span<'_>, Store),
+    pub(super) short_rows: fn(Option<Source<'_>>, usize, &mut [f32]) -> usize,
     /// To be called on every thread that ran `map`, after its last.
     pub(super) fence: fn(),
 }
@@ -90,6 +91,10 @@ macro_rules! softmax_kernels {
             map: entry!(
                 map::map,
                 |op: crate::softmax::map::Map, span: crate::softmax::span::Span<'_>, store: crate::softmax::Store|
+            ),
+            short_rows: entry!(
+                map::short_rows,
+                |source: Option<crate::softmax::Source<'_>>, row_len: usize, out: &mut [f32]| -> usize
             ),
             fence: entry!(map::fence, | |),
         };
