@@ -154,7 +154,9 @@ Examples:
 pub(crate) struct Bench {
     /// What to measure [default: everything]
     ///
-    /// `softmax`: algorithms and kinds of store, out of place and in place. `matvec`: a vector through packed matrices
+    /// `softmax`: algorithms and kinds of store, out of place and in place, and input in half the width; `log-softmax`, `stablemax`:
+    /// out of place. `quantize`: bf16 weights to int4 in groups of 128 by rtn and search; `dequantize`: back to f32; sizes
+    /// are weights, in rows of up to 4096. `matvec`: a vector through packed matrices
     /// of 2, 3, 4 and 8 bits that exceed the caches, with f32 and int8 activations; sizes are its own.
     #[arg(value_name = "OP", value_hint = ValueHint::Other)]
     pub(crate) ops: Vec<String>,

@@ -19,6 +19,7 @@ struct Measured {
     kernels: String,
     n: usize,
     rows: Option<usize>,
+    input: Option<String>,
     store: Option<String>,
     in_place: Option<bool>,
     threads: usize,
@@ -37,7 +38,7 @@ fn the_document_has_every_variant_of_the_asked_kernels() {
     assert!(document.read_gb_per_s > 0.0 && document.copy_gb_per_s > 0.0);
     for variant in ["two-pass", "three-pass-recompute", "three-pass-reload", "online", "auto"] {
         for in_place in [false, true] {
-            let of = |m: &&Measured| m.variant == variant && m.in_place == Some(in_place);
+            let of = |m: &&Measured| m.variant == variant && m.in_place == Some(in_place) && m.input.is_none();
             assert_eq!(document.results.iter().filter(of).count(), 1, "{variant}, in place {in_place}");
         }
     }
@@ -49,7 +50,33 @@ fn the_document_has_every_variant_of_the_asked_kernels() {
         assert_eq!(m.store.as_deref(), Some(if m.variant == "auto" { "auto" } else { "plain" }));
         assert!(0.0 < m.seconds_min && m.seconds_min <= m.seconds);
         // Ten rows of a hundred floats, read and written.
-        assert!((m.gb_per_s * m.seconds * 1e9 - 8000.0).abs() < 1e-3);
+        let bytes = if m.input.is_some() { 6000.0 } else { 8000.0 };
+        assert!((m.gb_per_s * m.seconds * 1e9 - bytes).abs() < 1e-3);
+    }
+    for input in ["bf16", "f16"] {
+        assert_eq!(document.results.iter().filter(|m| m.input.as_deref() == Some(input)).count(), 1, "{input}");
+    }
+}
+
+#[test]
+fn every_operation_has_its_variants() {
+    let rows = [
+        ("log-softmax", &["two-pass", "three-pass-recompute", "auto", "auto", "auto"][..], [6, 3]),
+        ("stablemax", &["auto"; 3], [6, 3]),
+        ("quantize", &["rtn", "search"], [6, 3]),
+        ("dequantize", &["int4-g128"], [6, 3]),
+    ];
+    for (op, variants, [n, rows]) in rows {
+        let words = format!(
+            "bench {op} --quick --json --kernels scalar --threads 1 --sizes {n} --total {} --rounds 1",
+            n * rows
+        );
+        let document: Document = Cmd::new(&words).run().expect_status(0).document();
+        let found: Vec<&str> = document.results.iter().map(|m| m.variant.as_str()).collect();
+        assert_eq!(found, variants, "{op}");
+        for m in &document.results {
+            assert!(m.op == op && m.n == n && m.seconds > 0.0 && m.gb_per_s > 0.0 && m.kernels == "scalar", "{op}");
+        }
     }
 }
 

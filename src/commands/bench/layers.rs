@@ -39,6 +39,7 @@ pub(super) fn measure(setup: &Setup, report: &mut Report) -> anyhow::Result<()> 
         kernels: m.kernels,
         n: m.shape[1],
         rows: Some(m.shape[0]),
+        input: None,
         store: None,
         in_place: None,
         threads: m.threads,

@@ -5,6 +5,7 @@ mod layers;
 mod matvec;
 mod rounds;
 mod softmax;
+mod weights;
 
 use reweight_quant::kernels::{self, Kernels};
 use serde::Serialize;
@@ -18,7 +19,14 @@ use crate::ui::{Align, Table, Ui};
 type Op = fn(&Setup, &mut Report) -> anyhow::Result<()>;
 
 /// Every operation, in the order in which they run.
-const OPS: [(&str, Op); 2] = [("softmax", softmax::measure), ("matvec", layers::measure)];
+const OPS: [(&str, Op); 6] = [
+    ("softmax", softmax::measure),
+    ("log-softmax", softmax::measure_log),
+    ("stablemax", softmax::measure_stable),
+    ("quantize", weights::quantize),
+    ("dequantize", weights::dequantize),
+    ("matvec", layers::measure),
+];
 
 /// What every operation goes by.
 struct Setup {
@@ -53,6 +61,9 @@ struct Measured {
     /// Rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<usize>,
+    /// The type of what is read, where it is not f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +116,7 @@ fn show(report: &Report, ui: &Ui) -> anyhow::Result<()> {
     let mut table = Table::new([
         ("op", Align::Left),
         ("variant", Align::Left),
+        ("input", Align::Left),
         ("store", Align::Left),
         ("kernels", Align::Left),
         ("threads", Align::Right),
@@ -121,6 +133,7 @@ fn show(report: &Report, ui: &Ui) -> anyhow::Result<()> {
         table.row([
             line.op.to_owned(),
             line.variant.clone(),
+            line.input.unwrap_or("").to_owned(),
             place.to_owned(),
             line.kernels.to_owned(),
             line.threads.to_string(),
