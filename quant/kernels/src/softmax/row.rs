@@ -59,19 +59,16 @@ pub struct Options {
     pub parallel: bool,
 }
 
-/// Whether a row is so short that a pass less counts for more than an exponential less. Measured over a million elements and
-/// single rows: by 5 to 20 % up to the lengths here, and the other way beyond.
-fn short(kernels: &SoftmaxKernels, row_len: usize, in_place: bool) -> bool {
+/// Whether a row is so short that a pass less, and passes in one call, count for more than an exponential less: 3 to 40 % up
+/// to the lengths here, and the other way beyond.
+fn short(kernels: &SoftmaxKernels, row_len: usize, beyond_l2: bool) -> bool {
     let whole = row_len.is_multiple_of(LANES);
-    match (kernels.table, in_place) {
-        // A vector that is not full costs as much as several, in every pass: 1.3 to 1.7 times the time in three.
-        ("avx512", _) if !whole => row_len < 2048,
-        ("avx512", true) => row_len <= 8 * LANES,
-        ("avx512", false) => row_len <= 3 * LANES,
-        // Here it costs most where the exponential is computed.
-        (_, _) if !whole => row_len < LANES,
-        (_, true) => row_len <= 4 * LANES,
-        (_, false) => row_len <= 3 * LANES,
+    match kernels.table {
+        // A last vector that is not full costs as much as several, in every pass: 1.2 to 3 times the time in three.
+        "avx512" if !whole => row_len < 2048,
+        "avx512" => row_len <= if beyond_l2 { 1024 } else { 512 },
+        _ if !whole => row_len <= 256,
+        _ => row_len <= 192,
     }
 }
 
@@ -100,12 +97,13 @@ impl Plan {
         // Rows that each fit, and come from memory all the same: 2 to 5 % at 8192 elements, 14 to 30 % from 16384 up.
         let from_memory = kernels.table == "avx512" && row_len >= 8192 && worked_on / row_len * n > 2 * near;
         let far = streamed || from_memory || worked_on > near;
-        let best = if kernels.table != "scalar" && (far || short(kernels, row_len, in_place)) {
-            Variant::TwoPass
-        } else {
-            // Plain code is bound by its exponentials, wherever the row lies.
-            Variant::ThreePassReload
-        };
+        let best =
+            if kernels.table != "scalar" && (far || short(kernels, row_len, worked_on / row_len.max(1) * n > near)) {
+                Variant::TwoPass
+            } else {
+                // Plain code is bound by its exponentials, wherever the row lies.
+                Variant::ThreePassReload
+            };
         let variant = options.variant.unwrap_or(best);
         let store = if streamed && variant != Variant::ThreePassReload { Store::NonTemporal } else { Store::Plain };
         Self { kernels, variant, store: options.store.unwrap_or(store), parallel: options.parallel }
