@@ -1,8 +1,8 @@
 //! Activation-aware scaling of channels (AWQ; Lin et al. 2023, arXiv 2306.00978), folded into the model.
 //!
 //! A channel that carries large activations is multiplied in every layer that reads it and divided where it is made, so that rounding
-//! hurts it less and the model computes the same. A [`Mapping`] says who makes a channel and who reads it; [`search`] finds
-//! the factors by the error that quantizing leaves, measured with the second moments of the inputs; [`fold`] turns
+//! hurts it less and the model computes the same. A [`Mapping`] says who makes a channel and who reads it; [`Search`] finds
+//! the factors by the error that quantizing leaves, measured with the second moments of the inputs; [`fold()`] turns
 //! them into [`Scaling`](crate::store::Scaling)s.
 
 mod fold;
