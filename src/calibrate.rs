@@ -7,6 +7,7 @@ use reweight_quant::stats::{Collector, Provenance, Statistics, TextProvenance};
 use reweight_quant::store::Model;
 
 use crate::model::{ModelError, Network, Observe, Run};
+use crate::text;
 
 /// Windows of tokens to calibrate on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +32,8 @@ impl Sample {
         let texts = self.n_of_text.iter().map(|n| {
             let (own, after) = rest.split_at(*n);
             rest = after;
-            let mut hasher = blake3::Hasher::new();
-            for window in own {
-                hasher.update(&(window.len() as u64).to_le_bytes());
-                for token in window {
-                    hasher.update(&token.to_le_bytes());
-                }
-            }
             let tokens = own.iter().map(|window| window.len() as u64).sum();
-            TextProvenance { digest: hasher.finalize().to_string(), tokens }
+            TextProvenance { digest: text::digest(own.iter().map(Vec::as_slice)), tokens }
         });
         texts.filter(|text| text.tokens > 0).collect()
     }

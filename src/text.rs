@@ -147,24 +147,59 @@ impl Document {
 /// # Errors
 /// `TextError` where the file cannot be read as UTF-8, or a line lacks the field.
 pub fn documents(path: &Path, field: &str) -> Result<Vec<Document>, TextError> {
-    let text = std::fs::read_to_string(path).map_err(|source| TextError::Read { path: path.to_owned(), source })?;
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
+    let text = read(path)?;
+    if !is_json_lines(path) {
         return Ok(vec![Document::Text(text)]);
     }
+    let document = |value: &serde_json::Value| {
+        let id = |value: &serde_json::Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let document = match value.get(field) {
+            Some(serde_json::Value::String(text)) => Some(Document::Text(text.clone())),
+            Some(serde_json::Value::Array(ids)) => ids.iter().map(id).collect::<Option<_>>().map(Document::Tokens),
+            _ => None,
+        };
+        document.ok_or_else(|| format!("expected a text or a list of token ids in field {field:?}"))
+    };
+    Ok(json_lines(path, &text, document)?.into_iter().map(|(_, document)| document).collect())
+}
+
+/// Whether a file is JSON Lines, by its name.
+pub(crate) fn is_json_lines(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "jsonl")
+}
+
+/// The text of a file.
+pub(crate) fn read(path: &Path) -> Result<String, TextError> {
+    std::fs::read_to_string(path).map_err(|source| TextError::Read { path: path.to_owned(), source })
+}
+
+/// What each line of JSON Lines that is not blank stands for, with its number. `of` says what is wrong with a value.
+pub(crate) fn json_lines<T>(
+    path: &Path,
+    text: &str,
+    of: impl Fn(&serde_json::Value) -> Result<T, String>,
+) -> Result<Vec<(usize, T)>, TextError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
-            let wrong = |what: String| TextError::Line { path: path.to_owned(), line: index + 1, what };
-            let value: serde_json::Value = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-            let id = |value: &serde_json::Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-            let document = match value.get(field) {
-                Some(serde_json::Value::String(text)) => Some(Document::Text(text.clone())),
-                Some(serde_json::Value::Array(ids)) => ids.iter().map(id).collect::<Option<_>>().map(Document::Tokens),
-                _ => None,
-            };
-            document.ok_or_else(|| wrong(format!("expected a text or a list of token ids in field {field:?}")))
+            let value = serde_json::from_str(line).map_err(|error| error.to_string());
+            let found = value.and_then(|value| of(&value));
+            let wrong = |what| TextError::Line { path: path.to_owned(), line: index + 1, what };
+            Ok((index + 1, found.map_err(wrong)?))
         })
         .collect()
+}
+
+/// BLAKE3 over windows of tokens, each with its length.
+pub(crate) fn digest<'a>(windows: impl IntoIterator<Item = &'a [u32]>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for window in windows {
+        hasher.update(&(window.len() as u64).to_le_bytes());
+        for token in window {
+            hasher.update(&token.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_string()
 }
 
 impl TextError {

@@ -20,6 +20,8 @@ use reweight_quant::memory;
 use reweight_quant::store::Model;
 use serde_json::{Map, Value as Json};
 
+use crate::text::{self, TextError};
+
 pub use date::Date;
 
 /// Work that every conversation may cost: an instruction takes one, and so do 64 bytes.
@@ -417,23 +419,14 @@ fn without_generation(text: &str) -> String {
 ///
 /// # Errors
 /// `TextError` where the file is another, cannot be read as UTF-8, or a line holds no conversation.
-pub fn conversations(path: &Path, field: &str) -> Result<Vec<(usize, Conversation)>, crate::text::TextError> {
-    use crate::text::TextError;
-    let path = Arc::<Path>::from(path);
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
-        return Err(TextError::NoConversations { path: path.to_path_buf() });
+pub fn conversations(path: &Path, field: &str) -> Result<Vec<(usize, Conversation)>, TextError> {
+    if !text::is_json_lines(path) {
+        return Err(TextError::NoConversations { path: path.to_owned() });
     }
-    let text = std::fs::read_to_string(&path).map_err(|source| TextError::Read { path: path.to_path_buf(), source })?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(index, line)| {
-            let wrong = |what: String| TextError::Line { path: path.to_path_buf(), line: index + 1, what };
-            let value: Json = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-            let messages = value.get(field).ok_or_else(|| wrong(format!("expected a field {field:?}, found none")))?;
-            let conversation = Conversation::new(messages, value.get("tools"));
-            Ok((index + 1, conversation.map_err(|what| wrong(format!("field {field:?}: {what}")))?))
-        })
-        .collect()
+    text::json_lines(path, &text::read(path)?, |value| {
+        let messages = value.get(field).ok_or_else(|| format!("expected a field {field:?}, found none"))?;
+        Conversation::new(messages, value.get("tools")).map_err(|what| format!("field {field:?}: {what}"))
+    })
 }
 
 #[cfg(test)]

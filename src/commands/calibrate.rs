@@ -51,34 +51,68 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
     let network = Network::open(&model, kernels)?;
     let tokenizer = Tokenizer::of(&model)?;
     let texts = if arguments.chat { chats(arguments, &model, &tokenizer)? } else { tokens(arguments, &tokenizer)? };
-    let context = arguments.context.get().min(network.positions());
-    let sample = sample(&texts, arguments.tokens.get(), context, arguments.seed);
-    if sample.windows.is_empty() {
-        return Err(Problem::usage("the text has no tokens").into());
-    }
-    let n_tokens = sample.n_tokens();
-    let progress = ui.progress_of_tokens(n_tokens, network.n_blocks());
-    let advance = |name: &str, tokens: u64| {
-        progress.name(name);
-        progress.advance(tokens);
+    let over = Over {
+        texts: &texts,
+        tokens: arguments.tokens.get(),
+        context: arguments.context.get(),
+        seed: arguments.seed,
+        with_gram: arguments.gram,
     };
-    let statistics = calibrate(&model, &network, &sample, kernels, arguments.gram, ui.interrupted(), &advance)?;
-    progress.finish();
+    let (sample, statistics) = gather(&model, &network, &over, kernels, ui)?;
     warn_of_few_tokens(&statistics, ui);
     write(&statistics, target)?;
     report(&statistics, target, started, Some(&sample), kernels, ui)
 }
 
+/// What statistics are gathered over, and how much of it.
+pub(super) struct Over<'a> {
+    /// Tokens of each document of each text.
+    pub(super) texts: &'a [Vec<Vec<u32>>],
+    pub(super) tokens: usize,
+    pub(super) context: usize,
+    pub(super) seed: u64,
+    pub(super) with_gram: bool,
+}
+
+/// Runs a model over a sample of texts with a progress bar.
+pub(super) fn gather(
+    model: &Model,
+    network: &Network<'_>,
+    over: &Over<'_>,
+    kernels: &'static Kernels,
+    ui: &Ui,
+) -> anyhow::Result<(Sample, Statistics)> {
+    let sample = sample(over.texts, over.tokens, over.context.min(network.positions()), over.seed);
+    if sample.windows.is_empty() {
+        return Err(Problem::usage("the text has no tokens").into());
+    }
+    let progress = ui.progress_of_tokens(sample.n_tokens(), network.n_blocks());
+    let advance = |name: &str, tokens: u64| {
+        progress.name(name);
+        progress.advance(tokens);
+    };
+    let statistics = calibrate(model, network, &sample, kernels, over.with_gram, ui.interrupted(), &advance)?;
+    progress.finish();
+    Ok((sample, statistics))
+}
+
+/// Tokens of each document.
+pub(super) fn encode(tokenizer: &Tokenizer, documents: &[Document]) -> anyhow::Result<Vec<Vec<u32>>> {
+    documents.iter().map(|document| Ok(tokenizer.encode_document(document)?)).collect()
+}
+
+/// The text that the bundled model is calibrated on.
+pub(super) fn bundled_text() -> Vec<Document> {
+    vec![Document::Text(demo::CALIBRATION_TEXT.to_owned())]
+}
+
 /// Tokens of each text.
 fn tokens(arguments: &Calibrate, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
-    let encode = |documents: Vec<Document>| -> anyhow::Result<Vec<Vec<u32>>> {
-        documents.iter().map(|document| Ok(tokenizer.encode_document(document)?)).collect()
-    };
     if arguments.text.is_empty() && arguments.model == Path::new(demo::NAME) && !arguments.model.exists() {
-        return Ok(vec![encode(vec![Document::Text(demo::CALIBRATION_TEXT.to_owned())])?]);
+        return Ok(vec![encode(tokenizer, &bundled_text())?]);
     }
     let field = arguments.field.as_deref().unwrap_or("text");
-    texts(arguments)?.iter().map(|path| encode(documents(path, field)?)).collect()
+    texts(arguments)?.iter().map(|path| encode(tokenizer, &documents(path, field)?)).collect()
 }
 
 /// Tokens of each text's conversations.
@@ -107,7 +141,8 @@ fn is_imatrix(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gguf" || extension == "dat" || extension == "imatrix")
 }
 
-fn read(path: &Path) -> anyhow::Result<Statistics> {
+/// Reads a file of statistics, or an importance matrix.
+pub(super) fn read(path: &Path) -> anyhow::Result<Statistics> {
     Ok(if is_imatrix(path) { imatrix::read(path)? } else { Statistics::read(path)? })
 }
 

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use reweight::awq::{Scaled, scale as scale_model};
-use reweight::calibrate::{calibrate, sample};
 use reweight::demo;
 use reweight::model::Network;
-use reweight::text::{Document, Tokenizer, documents};
+use reweight::text::{Tokenizer, documents};
 use reweight_quant::awq::{Mapping, Previous};
 use reweight_quant::kernels::Kernels;
 use reweight_quant::plan::{Method, Plan};
-use reweight_quant::stats::{Statistics, imatrix};
+use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
+use super::calibrate;
 use crate::args::{self, Guidance};
 use crate::failure::Problem;
 use crate::ui::Ui;
@@ -73,7 +73,7 @@ pub(super) fn statistics(
         return Ok(None);
     }
     let statistics = match &guidance.stats {
-        Some(path) => read(path)?,
+        Some(path) => calibrate::read(path)?,
         None if guidance.text.is_empty() => return Ok(None),
         None => gather(guidance, method, model, kernels, ui)?,
     };
@@ -109,12 +109,6 @@ pub(super) fn statistics(
     Ok(Some(statistics))
 }
 
-fn read(path: &Path) -> anyhow::Result<Statistics> {
-    let is_imatrix =
-        path.extension().is_some_and(|extension| extension == "gguf" || extension == "dat" || extension == "imatrix");
-    Ok(if is_imatrix { imatrix::read(path)? } else { Statistics::read(path)? })
-}
-
 fn gather(
     guidance: &Guidance,
     method: Method,
@@ -124,44 +118,15 @@ fn gather(
 ) -> anyhow::Result<Statistics> {
     let network = Network::open(model, kernels)?;
     let tokenizer = Tokenizer::of(model)?;
-    let encode = |documents: Vec<Document>| -> anyhow::Result<Vec<Vec<u32>>> {
-        documents.iter().map(|document| Ok(tokenizer.encode_document(document)?)).collect()
-    };
     let mut texts = Vec::new();
     for path in &guidance.text {
         let bundled = path == Path::new(demo::NAME) && !path.exists();
-        let found =
-            if bundled { vec![Document::Text(demo::CALIBRATION_TEXT.to_owned())] } else { documents(path, "text")? };
-        texts.push(encode(found)?);
+        let found = if bundled { calibrate::bundled_text() } else { documents(path, "text")? };
+        texts.push(calibrate::encode(&tokenizer, &found)?);
     }
-    let context = guidance.context.get().min(network.positions());
-    let sample = sample(&texts, guidance.tokens.get(), context, 0);
-    if sample.windows.is_empty() {
-        return Err(Problem::usage("the text has no tokens").into());
-    }
-    let progress = ui.progress_of_tokens(sample.n_tokens(), network.n_blocks());
-    let advance = |name: &str, tokens: u64| {
-        progress.name(name);
-        progress.advance(tokens);
-    };
-    let statistics = calibrate(model, &network, &sample, kernels, method.compensates(), ui.interrupted(), &advance)?;
-    progress.finish();
-    Ok(statistics)
-}
-
-/// What the statistics say, as one digest.
-pub(super) fn digest(statistics: &Statistics) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (key, input) in &statistics.inputs {
-        hasher.update(key.0.as_bytes()).update(&[0]).update(&input.tokens.to_le_bytes());
-        for value in input.abs_mean().into_iter().chain(input.second_moment()) {
-            hasher.update(&value.to_le_bytes());
-        }
-        for units in input.gram.as_ref().map_or(&[][..], reweight_quant::stats::Gram::units) {
-            hasher.update(&units.to_le_bytes());
-        }
-    }
-    hasher.finalize().to_string()
+    let (tokens, context) = (guidance.tokens.get(), guidance.context.get());
+    let over = calibrate::Over { texts: &texts, tokens, context, seed: 0, with_gram: method.compensates() };
+    Ok(calibrate::gather(model, &network, &over, kernels, ui)?.1)
 }
 
 /// Scales channels; says what was left alone.

@@ -12,6 +12,7 @@ use reweight_quant::pack::compressed_tensors;
 use reweight_quant::pattern::Pattern;
 use reweight_quant::plan::{Plan, PlanOptions};
 use reweight_quant::scheme::Scheme;
+use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
@@ -59,7 +60,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
         return Ok(Status::Done);
     }
     let statistics = guidance::statistics(&arguments.guidance, options.method, &model, kernels, ui)?;
-    options.statistics = statistics.as_ref().map(guidance::digest);
+    options.statistics = statistics.as_ref().map(Statistics::digest);
     let scaled = match &statistics {
         Some(statistics) if options.method.scales() => {
             Some(guidance::scale(&arguments.guidance, &model, &plan, statistics, (kernels, options.dtype), ui)?)

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use reweight_quant::error::FileError;
-use reweight_quant::store::Model;
 use reweight_quant::store::safetensors::{Layout, NewTensor, SafetensorsFile, layout};
+use reweight_quant::store::{Model, rename};
 use reweight_quant::tensor::Dtype;
 
 use crate::model::{Head, ModelError, Network};
+use crate::text;
 
 const FORMAT: &str = "reweight-logits";
 const VERSION: &str = "1";
@@ -42,16 +43,9 @@ impl LogitsOf {
     /// What the logits of a model over windows would be of. `model` is its digest, and may be empty where none is wanted.
     #[must_use]
     pub fn windows(model: String, windows: &[&[u32]], vocabulary: usize) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        for window in windows {
-            hasher.update(&(window.len() as u64).to_le_bytes());
-            window.iter().for_each(|token| {
-                hasher.update(&token.to_le_bytes());
-            });
-        }
         Self {
             model,
-            digest: hasher.finalize().to_string(),
+            digest: text::digest(windows.iter().copied()),
             tokens: windows.iter().map(|window| window.len()).sum(),
             predictions: windows.iter().map(|window| window.len().saturating_sub(1)).sum(),
             context: windows.iter().map(|window| window.len()).max().unwrap_or(0),
@@ -104,17 +98,9 @@ impl LogitsWriter {
         let head = network.head()?;
         let of = LogitsOf::windows(crate::calibrate::digest(model), windows, head.n_outputs());
         let layout = of.layout(head.slices());
-        let start = || {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let mut builder = tempfile::Builder::new();
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-            let mut file = builder.tempfile_in(folder)?;
-            file.as_file().set_len(layout.file_bytes as u64)?;
-            file.write_all(&layout.header)?;
-            Ok(file)
-        };
-        let file = start().map_err(FileError::io(path, "write"))?;
+        let mut file = rename::begin(path)?;
+        let start = file.as_file().set_len(layout.file_bytes as u64).and_then(|()| file.write_all(&layout.header));
+        start.map_err(FileError::io(path, "write"))?;
         Ok(Self { path: path.to_owned(), file: Mutex::new(file), layout, of })
     }
 
@@ -150,7 +136,7 @@ impl LogitsWriter {
     /// `FileError::Io`.
     pub fn finish(self) -> Result<LogitsOf, FileError> {
         let file = self.file.into_inner().unwrap_or_else(PoisonError::into_inner);
-        file.persist(&self.path).map_err(|error| error.error).map_err(FileError::io(&self.path, "rename"))?;
+        rename::finish(file, &self.path)?;
         Ok(self.of)
     }
 }
@@ -166,8 +152,7 @@ impl SavedLogits {
     /// Whether a file says that it is one of logits, whatever else is in it.
     #[must_use]
     pub fn is_file(path: &Path) -> bool {
-        path.is_file()
-            && SafetensorsFile::open(path).is_ok_and(|file| file.metadata().get("format").is_some_and(|f| f == FORMAT))
+        path.is_file() && SafetensorsFile::is_of_format(path, FORMAT)
     }
 
     /// Opens a file that a [`LogitsWriter`] made. Cost: reads the header only.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{ExactSums, Gram, InputStatistics, Key, Statistics};
 use crate::error::FileError;
+use crate::store::rename;
 use crate::store::safetensors::{NewTensor, SafetensorsFile, layout};
 use crate::tensor::Dtype;
 
@@ -37,25 +38,6 @@ impl Part<'_> {
     }
 }
 
-/// Writes a file beside where it will be, and lets it appear by rename.
-///
-/// # Errors
-/// `FileError::Io`.
-pub(super) fn write_by_rename(
-    path: &Path,
-    write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
-) -> Result<(), FileError> {
-    let io = |doing| FileError::io(path, doing);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(io("write"))?;
-    write(file.as_file_mut()).map_err(io("write"))?;
-    file.persist(path).map_err(|error| error.error).map_err(io("rename"))?;
-    Ok(())
-}
-
 /// Writes named vectors as F32 tensors of a safetensors file, which appears by rename.
 ///
 /// # Errors
@@ -71,7 +53,7 @@ pub fn write_vectors(path: &Path, format: &str, vectors: &BTreeMap<String, &[f32
     let layout = layout(&tensors, &metadata);
     let mut order: Vec<(usize, &[f32])> = vectors.values().copied().enumerate().collect();
     order.sort_by_key(|(index, _)| layout.ranges[*index].start);
-    write_by_rename(path, |file| {
+    rename::write(path, |file| {
         file.write_all(&layout.header)?;
         order.into_iter().try_for_each(|(_, values)| {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -118,7 +100,7 @@ impl Statistics {
         let layout = layout(&tensors, &metadata);
         let mut order: Vec<usize> = (0..parts.len()).collect();
         order.sort_by_key(|index| layout.ranges[*index].start);
-        write_by_rename(path, |file| {
+        rename::write(path, |file| {
             file.write_all(&layout.header)?;
             order.into_iter().try_for_each(|index| parts[index].write(file))
         })
@@ -128,8 +110,7 @@ impl Statistics {
     #[must_use]
     pub fn is_file(path: &Path) -> bool {
         let is_named = path.extension().is_some_and(|extension| extension != "gguf" && extension != "dat");
-        is_named
-            && SafetensorsFile::open(path).is_ok_and(|file| file.metadata().get("format").is_some_and(|f| f == FORMAT))
+        is_named && SafetensorsFile::is_of_format(path, FORMAT)
     }
 
     /// Reads a file that [`Statistics::write`] made.

@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use super::file::write_by_rename;
 use super::{ExactSums, InputStatistics, Key, Provenance, Statistics, TextProvenance};
 use crate::error::FileError;
-use crate::store::Bytes;
 use crate::store::gguf::GgufFile;
+use crate::store::{Bytes, rename};
 
 /// Modules of a block whose weights have inputs: GGUF stem, Hugging Face modules that it may stand for. `*` is the number of an expert.
 const MODULES: [(&str, &[&str]); 17] = [
@@ -54,7 +53,7 @@ pub fn write(statistics: &Statistics, path: &Path) -> Result<(), FileError> {
     } else {
         gguf(&entries, statistics)
     };
-    write_by_rename(path, |file| file.write_all(&bytes))
+    rename::write(path, |file| file.write_all(&bytes))
 }
 
 /// Reads either format.

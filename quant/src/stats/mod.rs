@@ -111,6 +111,22 @@ impl Statistics {
         self.inputs.get(self.layers.get(&Key(weight.to_owned()))?)
     }
 
+    /// BLAKE3 over what quantizing goes by: the entries, their tokens, moments and Gram matrices.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (key, input) in &self.inputs {
+            hasher.update(key.0.as_bytes()).update(&[0]).update(&input.tokens.to_le_bytes());
+            for value in input.abs_mean().into_iter().chain(input.second_moment()) {
+                hasher.update(&value.to_le_bytes());
+            }
+            for units in input.gram.as_ref().map_or(&[][..], Gram::units) {
+                hasher.update(&units.to_le_bytes());
+            }
+        }
+        hasher.finalize().to_string()
+    }
+
     /// Tokens of all texts.
     #[must_use]
     pub fn tokens(&self) -> u64 {

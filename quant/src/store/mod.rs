@@ -7,6 +7,7 @@ mod ggml_rows;
 pub mod gguf;
 pub mod model;
 pub mod natural;
+pub mod rename;
 pub mod safetensors;
 mod scaling;
 pub mod weight;

@@ -48,6 +48,12 @@ impl SafetensorsFile {
         Self::parse(path, Bytes::map(path)?)
     }
 
+    /// Whether a file says that it is of one of this toolkit's own formats, whatever else is in it.
+    #[must_use]
+    pub fn is_of_format(path: &Path, format: &str) -> bool {
+        Self::open(path).is_ok_and(|file| file.metadata.get("format").is_some_and(|found| found == format))
+    }
+
     /// Parses bytes; `path` is for messages.
     ///
     /// # Errors
