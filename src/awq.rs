@@ -1,7 +1,5 @@
 //! Activation-aware scaling of a whole model: every mapping searched, each fold tried on its block before it is used.
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
 use reweight_quant::awq::{Chosen, Fold, Mapping, Search, fold};
 use reweight_quant::kernels::Kernels;
@@ -54,48 +52,53 @@ pub fn scale(
             folded
         })
         .collect();
-    let try_folds = |block: usize, folds: &[&Fold]| -> Result<f64, ModelError> {
-        let scaled = merged(model, folds.iter().copied());
-        network.block_difference(&Network::open(&scaled, kernels)?, block)
-    };
-    for block in 0..network.n_blocks() {
-        let own: Vec<usize> =
-            (0..mappings.len()).filter(|index| mappings[*index].block == block && folds[*index].is_some()).collect();
-        let all: Vec<&Fold> = own.iter().filter_map(|index| folds[*index].as_ref()).collect();
-        if all.is_empty() || holds(try_folds(block, &all)?) {
-            continue;
-        }
-        let mut failed = Vec::new();
-        for index in &own {
-            let alone = folds[*index].as_ref().map_or(Ok(0.0), |fold| try_folds(block, &[fold]))?;
-            if !holds(alone) {
-                failed.push((*index, alone));
-            }
-        }
-        if failed.is_empty() {
-            failed = own.iter().map(|index| (*index, f64::NAN)).collect();
-        }
+    let mut scaled = model.scaled(folds.iter().flatten().flatten());
+    let failed = failures(model, &network, &scaled, &mappings, &folds, kernels)?;
+    if !failed.is_empty() {
         for (index, difference) in failed {
             folds[index] = None;
             chosen[index] = Chosen::refused(format!("the block would change by {difference:.1e}"));
         }
+        scaled = model.scaled(folds.iter().flatten().flatten());
     }
-    let scaled = merged(model, folds.iter().flatten());
     Ok(Scaled { model: scaled, mappings: mappings.into_iter().zip(chosen).collect() })
+}
+
+/// The folds of blocks that would change, and by how much: where one alone does not, all of its block, as not a number.
+fn failures(
+    model: &Model,
+    network: &Network<'_>,
+    scaled: &Model,
+    mappings: &[Mapping],
+    folds: &[Option<Fold>],
+    kernels: &'static Kernels,
+) -> Result<Vec<(usize, f64)>, ModelError> {
+    let folded = Network::open(scaled, kernels)?;
+    let mut failed = Vec::new();
+    for block in 0..network.n_blocks() {
+        let own: Vec<(usize, &Fold)> = (folds.iter().enumerate())
+            .filter(|(index, _)| mappings[*index].block == block)
+            .filter_map(|(index, fold)| Some((index, fold.as_ref()?)))
+            .collect();
+        if own.is_empty() || holds(network.block_difference(&folded, block)?) {
+            continue;
+        }
+        let before = failed.len();
+        for (index, fold) in &own {
+            let alone = model.scaled(*fold);
+            let difference = network.block_difference(&Network::open(&alone, kernels)?, block)?;
+            if !holds(difference) {
+                failed.push((*index, difference));
+            }
+        }
+        if failed.len() == before {
+            failed.extend(own.iter().map(|(index, _)| (*index, f64::NAN)));
+        }
+    }
+    Ok(failed)
 }
 
 /// Not a number does not hold.
 fn holds(difference: f64) -> bool {
     difference <= TOLERANCE
-}
-
-/// A model with every fold of some mappings.
-fn merged<'a>(model: &Model, folds: impl Iterator<Item = &'a Fold>) -> Model {
-    let mut all = BTreeMap::new();
-    for (name, scaling) in folds.flatten() {
-        all.entry(name.clone())
-            .and_modify(|old: &mut reweight_quant::store::Scaling| *old = old.then(scaling))
-            .or_insert_with(|| scaling.clone());
-    }
-    model.scaled(&all)
 }

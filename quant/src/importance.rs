@@ -4,6 +4,9 @@ use crate::compensate::Factor;
 use crate::stats::InputStatistics;
 use crate::store::Weight;
 
+/// What is added to the diagonal of a Gram matrix, as a share of its mean.
+const DAMPING: f64 = 0.01;
+
 /// Of one matrix, ready for quantizing.
 #[derive(Clone, Debug)]
 pub struct Importance {
@@ -16,9 +19,9 @@ pub struct Importance {
 }
 
 impl Importance {
-    /// From the statistics of a matrix's input; `None` where they have another width, or no token was seen.
+    /// From the statistics of a matrix's input, with a factor where rounding `compensates`; `None` where they have another width, or no token was seen.
     #[must_use]
-    pub fn of(input: &InputStatistics, weight: &Weight, compensates: Option<Damping>) -> Option<Self> {
+    pub fn of(input: &InputStatistics, weight: &Weight, compensates: bool) -> Option<Self> {
         if input.width() != weight.columns() || input.tokens == 0 {
             return None;
         }
@@ -26,21 +29,9 @@ impl Importance {
         let moments = input.second_moment();
         let scale = |j: usize| columns.map_or(1.0, |columns| f64::from(columns[j]));
         let scaled: Vec<f64> = moments.iter().enumerate().map(|(j, moment)| moment / (scale(j) * scale(j))).collect();
-        let factor = match (compensates, &input.gram) {
-            (Some(damping), Some(gram)) => Factor::of(gram, input.tokens, columns, damping.0),
-            _ => None,
-        };
+        let gram = input.gram.as_ref().filter(|_| compensates);
+        let factor = gram.and_then(|gram| Factor::of(gram, input.tokens, columns, DAMPING));
         Some(Self { moments: narrow(&moments), scaled_moments: narrow(&scaled), factor })
-    }
-}
-
-/// What is added to the diagonal of a Gram matrix, as a share of its mean.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Damping(pub f64);
-
-impl Default for Damping {
-    fn default() -> Self {
-        Self(0.01)
     }
 }
 

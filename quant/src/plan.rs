@@ -366,8 +366,7 @@ fn fit_group(weight: &Weight, scheme: Scheme, strict: bool) -> Result<(Scheme, S
 fn unquantized_action(weight: &Weight, dtype: Option<Dtype>) -> Action {
     match (&weight.storage, dtype) {
         // Values that are not the file's are written, not copied.
-        (Storage::Plain(plain), dtype) if weight.scaling.is_some() => Action::Cast(dtype.unwrap_or(plain.dtype)),
-        (Storage::Ggml(_), dtype) if weight.scaling.is_some() => Action::Cast(dtype.unwrap_or(Dtype::Bf16)),
+        (_, dtype) if weight.scaling.is_some() => Action::Cast(weight.written_dtype(dtype)),
         (Storage::Plain(plain), Some(dtype)) if plain.dtype.is_float() && plain.dtype != dtype => Action::Cast(dtype),
         (Storage::Plain(_), _) => Action::Copy,
         (Storage::Ggml(blocks), dtype) => match blocks.plain_dtype() {

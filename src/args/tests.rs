@@ -25,6 +25,18 @@ fn plain_writing() -> Writing {
     Writing { max_shard_size: ShardSize(5_000_000_000), dry_run: false, force: false, resume: false, fsync: false }
 }
 
+/// How statistics are had when none of its options is given.
+fn no_guidance() -> Guidance {
+    Guidance {
+        stats: None,
+        text: Vec::new(),
+        tokens: NonZeroUsize::new(65_536).expect("not zero"),
+        context: NonZeroUsize::new(512).expect("not zero"),
+        only_fold: false,
+        scales_out: None,
+    }
+}
+
 #[test]
 fn the_definition_is_consistent() {
     Args::command().debug_assert();
@@ -37,14 +49,7 @@ fn quantize_alone_has_the_documented_defaults() {
         target: "t".into(),
         scheme: "int4-g128".to_owned(),
         method: None,
-        guidance: Guidance {
-            stats: None,
-            text: Vec::new(),
-            tokens: NonZeroUsize::new(65_536).expect("not zero"),
-            context: NonZeroUsize::new(512).expect("not zero"),
-            only_fold: false,
-            scales_out: None,
-        },
+        guidance: no_guidance(),
         to: Container::CompressedTensors,
         keep: vec![],
         tensor: vec![],
@@ -68,14 +73,7 @@ fn quantize_takes_every_option() {
         target: "t".into(),
         scheme: "int3-g64".to_owned(),
         method: Some(Method::Rtn),
-        guidance: Guidance {
-            stats: None,
-            text: Vec::new(),
-            tokens: NonZeroUsize::new(65_536).expect("not zero"),
-            context: NonZeroUsize::new(512).expect("not zero"),
-            only_fold: false,
-            scales_out: None,
-        },
+        guidance: no_guidance(),
         to: Container::CompressedTensors,
         keep: vec!["a".to_owned(), "b.*".to_owned()],
         tensor: vec![pair("c", "int8-g64"), pair("d=e", "int2-g32")],

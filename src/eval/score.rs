@@ -102,21 +102,25 @@ pub fn score(
     let windows = &texts.concat();
     let run = Run { stop, progress, observe: &Nobody };
     let head = model.head()?;
-    match beside.reference {
+    let reference_head = match beside.reference {
         Some(Reference::Network(reference)) => {
-            let found = reference.head()?.n_outputs();
-            if found != head.n_outputs() {
-                return Err(reference.vocabulary_differs(found, head.n_outputs()));
+            let other = reference.head()?;
+            if other.n_outputs() != head.n_outputs() {
+                return Err(reference.vocabulary_differs(other.n_outputs(), head.n_outputs()));
             }
+            Some((reference, other))
         }
-        Some(Reference::Saved(saved)) => saved.check(windows, &head)?,
-        None => {}
-    }
+        Some(Reference::Saved(saved)) => {
+            saved.check(windows, &head)?;
+            None
+        }
+        None => None,
+    };
     let hidden = model.hidden_states(windows, &run)?;
-    let reference = match beside.reference {
-        Some(Reference::Network(network)) => Other::Live(network.hidden_states(windows, &run)?, network.head()?),
-        Some(Reference::Saved(saved)) => Other::Saved(saved),
-        None => Other::None,
+    let reference = match (reference_head, beside.reference) {
+        (Some((network, head)), _) => Other::Live(network.hidden_states(windows, &run)?, head),
+        (None, Some(Reference::Saved(saved))) => Other::Saved(saved),
+        (None, _) => Other::None,
     };
     let sums = predict(kernels, (&hidden, &head), &reference, beside.save, windows, stop)?;
     let compared = beside.reference.is_some();

@@ -8,7 +8,7 @@ use super::config::Config;
 use super::error::ModelError;
 use super::norm::Norm;
 use super::plan::NetworkPlan;
-use super::tensors::{Tensors, all};
+use super::tensors::Tensors;
 
 /// Rows of a table of vectors, read when they are wanted.
 pub(super) struct TokenEmbedding<'a> {
@@ -32,12 +32,12 @@ impl<'a> TokenEmbedding<'a> {
         let tokens = tensors.get(&tensors.full(architecture.embedding), &[vocabulary, plan.width])?;
         let positions = architecture.positions.map(|name| {
             let weight = tensors.get(&tensors.full(name), &[plan.positions, plan.width])?;
-            Ok::<_, ModelError>(all(kernels, weight))
+            Ok::<_, ModelError>(weight.values(kernels))
         });
         let token_types = architecture.token_types.map(|name| {
             let kinds = config.size_or("type_vocab_size", 2)?;
             let weight = tensors.get(&tensors.full(name), &[kinds, plan.width])?;
-            Ok::<_, ModelError>(all(kernels, weight))
+            Ok::<_, ModelError>(weight.values(kernels))
         });
         let norm = architecture
             .embedding_norm
@@ -113,17 +113,17 @@ impl PatchEmbedding {
         let inputs = channels * patch * patch;
         let mut dense = Dense::default();
         dense.reset(plan.width, inputs);
-        dense.set_rows(Rows { values: &all(kernels, weight), stride: inputs });
+        dense.set_rows(Rows { values: &weight.values(kernels), stride: inputs });
         let bias_name = format!("{}bias", name.trim_end_matches("weight"));
         let bias = tensors.vector_if(kernels, &bias_name, plan.width)?.unwrap_or_else(|| vec![0.0; plan.width]);
         let mut class_tokens = Vec::new();
         for token in plan.architecture.class_tokens {
             let weight = tensors.get(&tensors.full(token), &[1, 1, plan.width])?;
-            class_tokens.extend(all(kernels, weight));
+            class_tokens.extend(weight.values(kernels));
         }
         let n_tokens = plan.architecture.class_tokens.len() + (side / patch).pow(2);
         let positions = plan.architecture.positions.unwrap_or_default();
-        let positions = all(kernels, tensors.get(&tensors.full(positions), &[1, n_tokens, plan.width])?);
+        let positions = tensors.get(&tensors.full(positions), &[1, n_tokens, plan.width])?.values(kernels);
         Ok(Self { dense, bias, class_tokens, positions, channels, side, patch })
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use reweight_kernels::{Dense, Kernels, PANEL, Rows, fill_panel};
+use reweight_quant::store::weight::round_values;
 use reweight_quant::store::{Model, Storage, Weight};
 use reweight_quant::tensor::Dtype;
 
@@ -56,7 +57,7 @@ impl<'a> Tensors<'a> {
 
     /// A vector of so many values.
     pub(super) fn vector(&self, kernels: &Kernels, name: &str, n: usize) -> Result<Vec<f32>, ModelError> {
-        Ok(all(kernels, self.get(name, &[n])?))
+        Ok(self.get(name, &[n])?.values(kernels))
     }
 
     /// A vector, if there is one of this name.
@@ -79,29 +80,6 @@ pub(super) fn check(weight: &Weight, shape: &[usize]) -> Result<(), ModelError> 
         expected: shape.to_owned(),
         found: weight.shape.clone(),
     })
-}
-
-/// Every value of a tensor.
-pub(super) fn all(kernels: &Kernels, weight: &Weight) -> Vec<f32> {
-    let mut values = vec![0.0; weight.n_elements()];
-    weight.read_rows(kernels, 0..weight.rows(), &mut values);
-    values
-}
-
-/// Rounds values to a float type of two bytes; leaves them for any other.
-fn round(kernels: &Kernels, dtype: Dtype, values: &mut [f32], bytes: &mut Vec<u8>) {
-    bytes.resize(2 * values.len(), 0);
-    match dtype {
-        Dtype::Bf16 => {
-            kernels.f32_to_bf16(values, bytes);
-            kernels.bf16_to_f32(bytes, values);
-        }
-        Dtype::F16 => {
-            kernels.f32_to_f16(values, bytes);
-            kernels.f16_to_f32(bytes, values);
-        }
-        _ => {}
-    }
 }
 
 /// Lays out some rows of a weight for products, on all threads, and hands its pages back.
@@ -137,7 +115,7 @@ pub(super) fn lay_out_rounded(
             let n = PANEL.min(rows.end - first);
             weight.read_rows(kernels, first..first + n, &mut values[..n * columns]);
             if let Some(dtype) = rounded {
-                round(kernels, dtype, &mut values[..n * columns], bytes);
+                round_values(kernels, dtype, &mut values[..n * columns], bytes);
             }
             fill_panel(panel, columns, n, |output| &values[output * columns..][..columns]);
         },
@@ -149,7 +127,7 @@ pub(super) fn lay_out_rounded(
 pub(super) fn lay_out_transposed(kernels: &Kernels, weight: &Weight, dense: &mut Dense) {
     let (inputs, outputs) = (weight.rows(), weight.columns());
     dense.reset(outputs, inputs);
-    let values = all(kernels, weight);
+    let values = weight.values(kernels);
     dense.set_columns(Rows { values: &values, stride: outputs });
     weight.release_rows(0..inputs);
 }

@@ -43,6 +43,15 @@ def evaluate(reweight, folder, context, count, *more):
     return reweight(*words)
 
 
+def has_the_loss_of_transformers(reweight, measured, folder, name):
+    model = language_model(folder, dtype=torch.float32)
+    torch.nn.Module.float(model)
+    expected = mean_loss(model, windows(folder, 512, 2))
+    found = evaluate(reweight, folder, 512, 2)
+    measured(f"{name}: loss {found['nll']:.6f}, transformers {expected:.6f}")
+    assert abs(found["nll"] - expected) < 1e-3
+
+
 @pytest.mark.parametrize("name, context, count", [("smollm2", 1024, 2), ("demo", 512, 6)])
 def test_the_loss_is_that_of_transformers_in_f32(request, reweight, measured, name, context, count):
     folder = request.getfixturevalue(name)
@@ -59,25 +68,13 @@ def test_a_scaled_folder_loads_and_has_the_loss_that_transformers_gives_it(rewei
     text = ROOT / "assets/demo/text/calibration.txt"
     options = ["--method", method, "--text", text, "--tokens", 2048]
     reweight("quantize", smollm2, tmp_path / "t", "--scheme", scheme, *options)
-    cut = windows(tmp_path / "t", 512, 2)
-    model = language_model(tmp_path / "t", dtype=torch.float32)
-    torch.nn.Module.float(model)
-    expected = mean_loss(model, cut)
-    found = evaluate(reweight, tmp_path / "t", 512, 2)
-    measured(f"SmolLM2 {scheme} {method}: loss {found['nll']:.6f}, transformers {expected:.6f}")
-    assert abs(found["nll"] - expected) < 1e-3
+    has_the_loss_of_transformers(reweight, measured, tmp_path / "t", f"SmolLM2 {scheme} {method}")
 
 
 @pytest.mark.parametrize("scheme", ["int4-g64", "int4-g128-sym", "int3-g64"])
 def test_a_packed_folder_has_the_loss_that_transformers_gives_it(reweight, smollm2, measured, tmp_path, scheme):
     reweight("quantize", smollm2, tmp_path / "t", "--scheme", scheme, "--method", "rtn")
-    cut = windows(tmp_path / "t", 512, 2)
-    model = language_model(tmp_path / "t", dtype=torch.float32)
-    torch.nn.Module.float(model)
-    expected = mean_loss(model, cut)
-    found = evaluate(reweight, tmp_path / "t", 512, 2)
-    measured(f"SmolLM2 {scheme}: loss {found['nll']:.6f}, transformers {expected:.6f}")
-    assert abs(found["nll"] - expected) < 1e-3
+    has_the_loss_of_transformers(reweight, measured, tmp_path / "t", f"SmolLM2 {scheme}")
 
 
 def test_divergences_are_those_of_the_logits(reweight, demo, measured, tmp_path):

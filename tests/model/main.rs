@@ -112,9 +112,8 @@ fn folding_changes_no_output() {
         let mappings = network.mappings();
         assert!(mappings.len() >= network.n_blocks(), "{}", folder.display());
         for (index, mapping) in mappings.iter().enumerate() {
-            let width = |name: &str| model.weights().iter().find(|weight| weight.name == name).expect("it is there");
             let n = match &mapping.previous {
-                Previous::Norm { weight, .. } => width(weight).n_elements(),
+                Previous::Norm { weight, .. } => model.weight(weight).expect("it is there").n_elements(),
                 Previous::Linear { outputs, .. } => outputs.len(),
             };
             let scales: Vec<f32> =

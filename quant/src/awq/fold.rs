@@ -6,7 +6,8 @@ use std::sync::Arc;
 use reweight_kernels::Kernels;
 
 use super::{Mapping, Previous};
-use crate::store::{Model, Scaling, Storage, Weight};
+use crate::store::weight::round_values;
+use crate::store::{Model, Scaling, Weight};
 use crate::tensor::Dtype;
 
 /// What one mapping does to weights, by name.
@@ -19,18 +20,17 @@ pub type Fold = BTreeMap<String, Scaling>;
 /// divided by, after rounding: so nothing is lost there. A channel that a norm silences keeps its weights.
 #[must_use]
 pub fn fold(model: &Model, kernels: &Kernels, mapping: &Mapping, scales: &[f32], dtype: Option<Dtype>) -> Option<Fold> {
-    let find = |name: &str| model.weights().iter().find(|weight| weight.name == name);
     let mut fold = Fold::new();
     let mut scales = scales.to_vec();
     match &mapping.previous {
         Previous::Norm { weight, bias, offset } => {
-            let weight = find(weight).filter(|weight| weight.n_elements() == scales.len())?;
+            let weight = model.weight(weight).filter(|weight| weight.n_elements() == scales.len())?;
             let values = divide_norm(kernels, weight, *offset, &mut scales, dtype);
             fold.insert(weight.name.clone(), Scaling::Vector(values));
             fold_bias(model, kernels, bias.as_deref(), 0, &scales, &mut fold)?;
         }
         Previous::Linear { weight, bias, outputs, transposed } => {
-            let weight = find(weight)?;
+            let weight = model.weight(weight)?;
             let n = if *transposed { weight.columns() } else { weight.rows() };
             if outputs.end > n || outputs.len() != scales.len() {
                 return None;
@@ -42,7 +42,7 @@ pub fn fold(model: &Model, kernels: &Kernels, mapping: &Mapping, scales: &[f32],
         }
     }
     for consumer in &mapping.consumers {
-        let weight = find(&consumer.weight)?;
+        let weight = model.weight(&consumer.weight)?;
         let n = if consumer.transposed { weight.rows() } else { weight.columns() };
         let factors: Vec<f32> =
             (0..n).map(|read| scales.get(mapping.sharing.made(read)).copied()).collect::<Option<_>>()?;
@@ -59,12 +59,6 @@ fn of_side(factors: Arc<[f32]>, rows: bool) -> Scaling {
     }
 }
 
-fn values(kernels: &Kernels, weight: &Weight) -> Vec<f32> {
-    let mut values = vec![0.0; weight.n_elements()];
-    weight.read_rows(kernels, 0..weight.rows(), &mut values);
-    values
-}
-
 fn fold_bias(
     model: &Model,
     kernels: &Kernels,
@@ -74,8 +68,8 @@ fn fold_bias(
     fold: &mut Fold,
 ) -> Option<()> {
     let Some(name) = bias else { return Some(()) };
-    let bias = model.weights().iter().find(|weight| weight.name == name)?;
-    let mut new = values(kernels, bias);
+    let bias = model.weight(name)?;
+    let mut new = bias.values(kernels);
     let divided = new.get_mut(first..first + scales.len())?;
     divided.iter_mut().zip(scales).for_each(|(value, scale)| *value /= scale);
     fold.insert(name.to_owned(), Scaling::Vector(new.into()));
@@ -90,25 +84,10 @@ fn divide_norm(
     scales: &mut [f32],
     dtype: Option<Dtype>,
 ) -> Arc<[f32]> {
-    let old = values(kernels, weight);
+    let old = weight.values(kernels);
     let shift = if offset { 1.0 } else { 0.0 };
     let mut new: Vec<f32> = old.iter().zip(&*scales).map(|(value, scale)| (value + shift) / scale - shift).collect();
-    let dtype = dtype.or(match &weight.storage {
-        Storage::Plain(plain) => Some(plain.dtype),
-        Storage::Ggml(_) | Storage::Packed(_) => Some(Dtype::Bf16),
-    });
-    let mut bytes = vec![0; 2 * new.len()];
-    match dtype {
-        Some(Dtype::Bf16) => {
-            kernels.f32_to_bf16(&new, &mut bytes);
-            kernels.bf16_to_f32(&bytes, &mut new);
-        }
-        Some(Dtype::F16) => {
-            kernels.f32_to_f16(&new, &mut bytes);
-            kernels.f16_to_f32(&bytes, &mut new);
-        }
-        _ => {}
-    }
+    round_values(kernels, weight.written_dtype(dtype), &mut new, &mut Vec::new());
     for ((new, old), scale) in new.iter_mut().zip(&old).zip(scales) {
         let real = (old + shift) / (*new + shift);
         // A silent channel, or one whose division did not survive rounding, is left alone.

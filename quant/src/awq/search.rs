@@ -1,7 +1,5 @@
 //! Which factors, by the error that quantizing would leave.
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
 use reweight_kernels::{DEFAULT_CANDIDATES, Grid, Kernels, RowCodes};
 
@@ -64,22 +62,19 @@ impl Search<'_> {
     /// Cost: 24 trials of a sample of the rows of each layer, then three passes over all of them.
     #[must_use]
     pub fn run(&self, mappings: &[Mapping], done: &(dyn Fn(&Mapping) + Sync)) -> Vec<Chosen> {
-        let weights: BTreeMap<&str, (usize, &Weight)> = (self.model.weights().iter().enumerate())
-            .map(|(index, weight)| (weight.name.as_str(), (index, weight)))
-            .collect();
         let one = |mapping: &Mapping| {
-            let chosen = self.one(mapping, &weights).unwrap_or_else(Chosen::refused);
+            let chosen = self.one(mapping).unwrap_or_else(Chosen::refused);
             done(mapping);
             chosen
         };
         mappings.par_iter().map(one).collect()
     }
 
-    fn one(&self, mapping: &Mapping, weights: &BTreeMap<&str, (usize, &Weight)>) -> Result<Chosen, String> {
+    fn one(&self, mapping: &Mapping) -> Result<Chosen, String> {
         let mut readers = Vec::new();
         for consumer in &mapping.consumers {
-            let (index, weight) = weights.get(consumer.weight.as_str()).ok_or("a reader is missing")?;
-            let tensor = &self.plan.tensors[*index];
+            let index = self.model.position(&consumer.weight).ok_or("a reader is missing")?;
+            let (weight, tensor) = (&self.model.weights()[index], &self.plan.tensors[index]);
             if tensor.reason.starts_with("--keep") {
                 return Err(format!("{} is kept", consumer.weight));
             }

@@ -115,7 +115,7 @@ impl Scratch {
         TensorError { squared, squared_rtn, output: Some(output), output_rtn: Some(output_rtn) }
     }
 
-    /// What rounding to nearest does to the row as the file has it. `original` is left holding what that gives.
+    /// What rounding to nearest does to the row as the file has it, which `original` is left holding.
     fn rtn_original(
         &mut self,
         kernels: &Kernels,
@@ -187,7 +187,7 @@ impl Scratch {
         let output = factor.round(recipe.grid(), group, &mut lanes);
         let output_rtn = factor.error_of(&self.differences, &mut lanes);
         for (lane, row) in rows.enumerate() {
-            self.read(kernels, weight, row)?;
+            self.row.iter_mut().zip(&lanes.weights).for_each(|(value, lanes)| *value = lanes[lane]);
             let factor = weight.scaling.as_ref().map_or(1.0, |scaling| f64::from(scaling.row(row)));
             self.codes.iter_mut().zip(&lanes.codes).for_each(|(code, lanes)| *code = lanes[lane]);
             self.scales.iter_mut().zip(&lanes.scales).for_each(|(value, lanes)| *value = lanes[lane]);

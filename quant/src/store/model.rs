@@ -150,15 +150,26 @@ impl Model {
         &self.weights
     }
 
-    /// The same model with some weights scaled, by name, on top of what is done to them already.
+    /// Where among [`Model::weights`] one of this name is.
     #[must_use]
-    pub fn scaled(&self, scalings: &BTreeMap<String, Scaling>) -> Self {
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.weights.binary_search_by(|weight| natural::compare(&weight.name, name)).ok()
+    }
+
+    /// The weight of this name.
+    #[must_use]
+    pub fn weight(&self, name: &str) -> Option<&Weight> {
+        self.position(name).map(|index| &self.weights[index])
+    }
+
+    /// The same model with some weights scaled, by name, each on top of what is done to it already.
+    #[must_use]
+    pub fn scaled<'a>(&self, scalings: impl IntoIterator<Item = (&'a String, &'a Scaling)>) -> Self {
         let mut model = self.clone();
-        for weight in &mut model.weights {
-            if let Some(new) = scalings.get(&weight.name) {
-                let scaling = weight.scaling.as_ref().map_or_else(|| new.clone(), |old| old.then(new));
-                weight.scaling = Some(Box::new(scaling));
-            }
+        for (name, new) in scalings {
+            let Some(index) = model.position(name) else { continue };
+            let scaling = &mut model.weights[index].scaling;
+            *scaling = Some(Box::new(scaling.as_ref().map_or_else(|| new.clone(), |old| old.then(new))));
         }
         model
     }

@@ -114,6 +114,14 @@ impl Weight {
         }
     }
 
+    /// The float type that its values are written in where they are not quantized: `asked`, else its own where that has 16 bits or
+    /// more, else bf16.
+    #[must_use]
+    pub fn written_dtype(&self, asked: Option<Dtype>) -> Dtype {
+        let own = self.dtype().filter(|dtype| dtype.is_float() && dtype.bytes() >= 2);
+        asked.or(own).unwrap_or(Dtype::Bf16)
+    }
+
     /// Whether its values are floating point.
     #[must_use]
     pub fn is_float(&self) -> bool {
@@ -158,6 +166,14 @@ impl Weight {
         }
     }
 
+    /// Every value, as [`Weight::read_rows`] gives them.
+    #[must_use]
+    pub fn values(&self, kernels: &Kernels) -> Vec<f32> {
+        let mut values = vec![0.0; self.n_elements()];
+        self.read_rows(kernels, 0..self.rows(), &mut values);
+        values
+    }
+
     /// [`Weight::read_rows`] as the file has them, before any scaling.
     ///
     /// # Panics
@@ -189,6 +205,22 @@ impl Weight {
             }
             Storage::Ggml(_) | Storage::Packed(_) => {}
         }
+    }
+}
+
+/// Rounds values to a float type of two bytes; leaves them for any other. `bytes` is memory to use.
+pub fn round_values(kernels: &Kernels, dtype: Dtype, values: &mut [f32], bytes: &mut Vec<u8>) {
+    bytes.resize(2 * values.len(), 0);
+    match dtype {
+        Dtype::Bf16 => {
+            kernels.f32_to_bf16(values, bytes);
+            kernels.bf16_to_f32(bytes, values);
+        }
+        Dtype::F16 => {
+            kernels.f32_to_f16(values, bytes);
+            kernels.f16_to_f32(bytes, values);
+        }
+        _ => {}
     }
 }
 

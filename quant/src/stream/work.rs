@@ -18,7 +18,7 @@ use super::journal::{Journal, Record};
 use super::shards::Shards;
 use crate::encode::{Encoded, Recipe, TensorError, cast_rows, encode};
 use crate::error::{Error, RunError};
-use crate::importance::{Damping, Importance};
+use crate::importance::Importance;
 use crate::memory::{self, PIECE_BYTES, TENSORS_IN_FLIGHT};
 use crate::plan::{Action, Method, Plan};
 use crate::store::{Model, Storage, Weight};
@@ -161,8 +161,7 @@ impl<'a> Work<'a> {
         let weight = &self.model.weights()[index];
         let (kernels, method) = (self.control.kernels, self.plan.method);
         let input = self.control.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
-        let damping = method.compensates().then(Damping::default);
-        let importance = input.and_then(|input| Importance::of(input, weight, damping));
+        let importance = input.and_then(|input| Importance::of(input, weight, method.compensates()));
         let recipe = Recipe { scheme, scale_dtype, method, importance: importance.as_ref() };
         let mut error = encode(kernels, weight, &recipe, encoded)?;
         if method.compensates() && error.output > error.output_rtn {
