@@ -71,7 +71,7 @@ pub(crate) fn map<S: Floats>(s: S, op: Map, span: Span<'_>, store: Store) {
     match op {
         Map::Exp { max, scale } => mapped(s, &mut Exp { max: v(max), scale: v(scale) }, span, store),
         Map::Pair { scale, exponent } => {
-            mapped(s, &mut Pair { scale: v(scale), exponent: v(exponent), least: v(-16384.0) }, span, store);
+            mapped(s, &mut of_pair(s, scale, exponent), span, store);
         }
         Map::Scale(scale) => mapped(s, &mut Scale { scale: v(scale) }, span, store),
         Map::Shift { high, low } => mapped(s, &mut Shift { high: v(high), low: v(low) }, span, store),
@@ -161,7 +161,7 @@ pub(crate) fn short_rows<S: Floats>(s: S, source: Option<Source<'_>>, row_len: u
                 if !sum.holds() {
                     return i;
                 }
-                in_place(s, &mut of_pair(s, sum), row);
+                in_place(s, &mut of_pair(s, sum.inverse(), sum.exponent), row);
             }
             out.len() / row_len
         }
@@ -178,15 +178,15 @@ fn short_rows_of<S: Floats>(s: S, mut x: impl Read, row_len: usize, out: &mut [f
         if !sum.holds() {
             return i;
         }
-        apart::<S, _, false>(s, &mut of_pair(s, sum), row, out);
+        apart::<S, _, false>(s, &mut of_pair(s, sum.inverse(), sum.exponent), row, out);
     }
     out.len() / row_len
 }
 
 #[inline(always)]
-fn of_pair<S: Floats>(s: S, sum: super::passes::Pair) -> Pair<Vector<S>> {
+fn of_pair<S: Floats>(s: S, scale: f32, exponent: f32) -> Pair<Vector<S>> {
     let v = |x| s.lanes().splat(x);
-    Pair { scale: v((1.0 / sum.value) as f32), exponent: v(sum.exponent), least: v(-16384.0) }
+    Pair { scale: v(scale), exponent: v(exponent), least: v(-16384.0) }
 }
 
 /// Streams what lies on whole lines of 64 bytes; stores plainly before and after. [`fence`] is left to the caller.

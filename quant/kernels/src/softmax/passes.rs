@@ -30,6 +30,12 @@ impl Pair {
         Self { value: high.value + low.value * power_of_two(low.exponent - high.exponent), exponent: high.exponent }
     }
 
+    /// What mantissas are multiplied by.
+    #[inline(always)]
+    pub(super) fn inverse(self) -> f32 {
+        (1.0 / self.value) as f32
+    }
+
     /// Whether it stands for the row: all elements are in the range where pairs are exact. No infinity or NaN passes,
     /// nor a row without an element above about -13 860.
     pub(super) fn holds(self) -> bool {

@@ -13,11 +13,11 @@ use crate::lanes::LANES;
 pub(super) const CHUNK: usize = 1 << 16;
 /// Bytes of output from which it is stored around the caches: a fifth less time from 32 MiB of one row, nothing at 16.
 const STREAMED: usize = 24 << 20;
-/// Elements of a row up to which calls between passes show.
-const SHORT: usize = 2048;
 /// Elements of a row from which that is so. Shorter ones alternate between reading and streaming too often: rows of 256 take
 /// 1.7 to 2.1 times as long, of 1024 1.12 times, of 4096 0.8 times.
 const STREAMED_ROW: usize = 2048;
+/// Elements of a row up to which calls between passes show.
+const SHORT: usize = 2048;
 
 /// An algorithm. [The module](super) says what each costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,19 +91,19 @@ impl Plan {
         in_place: bool,
     ) -> Self {
         let streamed = !in_place && size_of::<f32>() * n >= STREAMED && row_len >= STREAMED_ROW;
-        let worked_on = size_of::<f32>() * row_len * if in_place { 1 } else { 2 };
+        let bytes_each = size_of::<f32>() * if in_place { 1 } else { 2 };
+        let (worked_on, all) = (bytes_each * row_len, bytes_each * n);
         // AVX2 is bound by its exponentials longer: two passes are behind by 4 to 12 % from 4 to 48 MiB that are worked on.
         let near = l2_bytes() * if kernels.table == "avx2" { 24 } else { 1 };
         // Rows that each fit, and come from memory all the same: 2 to 5 % at 8192 elements, 14 to 30 % from 16384 up.
-        let from_memory = kernels.table == "avx512" && row_len >= 8192 && worked_on / row_len * n > 2 * near;
+        let from_memory = kernels.table == "avx512" && row_len >= 8192 && all > 2 * near;
         let far = streamed || from_memory || worked_on > near;
-        let best =
-            if kernels.table != "scalar" && (far || short(kernels, row_len, worked_on / row_len.max(1) * n > near)) {
-                Variant::TwoPass
-            } else {
-                // Plain code is bound by its exponentials, wherever the row lies.
-                Variant::ThreePassReload
-            };
+        let best = if kernels.table != "scalar" && (far || short(kernels, row_len, all > near)) {
+            Variant::TwoPass
+        } else {
+            // Plain code is bound by its exponentials, wherever the row lies.
+            Variant::ThreePassReload
+        };
         let variant = options.variant.unwrap_or(best);
         let store = if streamed && variant != Variant::ThreePassReload { Store::NonTemporal } else { Store::Plain };
         Self { kernels, variant, store: options.store.unwrap_or(store), parallel: options.parallel }
@@ -121,8 +121,7 @@ impl Plan {
             Variant::TwoPass => {
                 let sum = self.pairs(row.read());
                 if sum.holds() {
-                    let scale = (1.0 / sum.value) as f32;
-                    return self.map(Map::Pair { scale, exponent: sum.exponent }, row);
+                    return self.map(Map::Pair { scale: sum.inverse(), exponent: sum.exponent }, row);
                 }
                 self.recompute(row);
             }
