@@ -1,10 +1,9 @@
 //! Activation-aware scaling of a whole model: every mapping searched, each fold tried on its block before it is used.
 
+use std::collections::BTreeSet;
+
 use rayon::prelude::*;
 use reweight_quant::awq::{Chosen, Fold, Mapping, Search, fold};
-use reweight_quant::kernels::Kernels;
-use reweight_quant::plan::Plan;
-use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
 use reweight_quant::tensor::Dtype;
 
@@ -28,19 +27,32 @@ pub struct Scaled {
 /// # Errors
 /// `ModelError` where the architecture is not known or a tensor does not fit it.
 pub fn scale(
-    model: &Model,
-    plan: &Plan,
-    statistics: &Statistics,
-    kernels: &'static Kernels,
+    search: &Search<'_>,
     dtype: Option<Dtype>,
     done: &(dyn Fn(&Mapping) + Sync),
 ) -> Result<Scaled, ModelError> {
-    let network = Network::open(model, kernels)?;
+    let network = Network::open(search.model, search.kernels)?;
     let mappings = network.mappings();
-    let mut chosen = Search { model, plan, statistics, kernels }.run(&mappings, done);
+    let mut chosen = search.run(&mappings, done);
+    let model = fold_checked(search.model, &network, &mappings, &mut chosen, dtype)?;
+    Ok(Scaled { model, mappings: mappings.into_iter().zip(chosen).collect() })
+}
+
+/// Folds what was chosen for some mappings into a model. A fold that changes its block is left out, and said to be refused.
+///
+/// # Errors
+/// `ModelError` where a block cannot be run.
+pub fn fold_checked(
+    model: &Model,
+    network: &Network<'_>,
+    mappings: &[Mapping],
+    chosen: &mut [Chosen],
+    dtype: Option<Dtype>,
+) -> Result<Model, ModelError> {
+    let kernels = network.kernels();
     let mut folds: Vec<Option<Fold>> = mappings
         .par_iter()
-        .zip(&mut chosen)
+        .zip(&mut *chosen)
         .map(|(mapping, chosen)| {
             if chosen.scales.is_empty() {
                 return None;
@@ -53,7 +65,7 @@ pub fn scale(
         })
         .collect();
     let mut scaled = model.scaled(folds.iter().flatten().flatten());
-    let failed = failures(model, &network, &scaled, &mappings, &folds, kernels)?;
+    let failed = failures(model, network, &scaled, mappings, &folds)?;
     if !failed.is_empty() {
         for (index, difference) in failed {
             folds[index] = None;
@@ -61,7 +73,7 @@ pub fn scale(
         }
         scaled = model.scaled(folds.iter().flatten().flatten());
     }
-    Ok(Scaled { model: scaled, mappings: mappings.into_iter().zip(chosen).collect() })
+    Ok(scaled)
 }
 
 /// The folds of blocks that would change, and by how much: where one alone does not, all of its block, as not a number.
@@ -71,11 +83,11 @@ fn failures(
     scaled: &Model,
     mappings: &[Mapping],
     folds: &[Option<Fold>],
-    kernels: &'static Kernels,
 ) -> Result<Vec<(usize, f64)>, ModelError> {
-    let folded = Network::open(scaled, kernels)?;
+    let folded = Network::open(scaled, network.kernels())?;
     let mut failed = Vec::new();
-    for block in 0..network.n_blocks() {
+    let blocks: BTreeSet<usize> = mappings.iter().map(|mapping| mapping.block).collect();
+    for block in blocks {
         let own: Vec<(usize, &Fold)> = (folds.iter().enumerate())
             .filter(|(index, _)| mappings[*index].block == block)
             .filter_map(|(index, fold)| Some((index, fold.as_ref()?)))
@@ -86,7 +98,7 @@ fn failures(
         let before = failed.len();
         for (index, fold) in &own {
             let alone = model.scaled(*fold);
-            let difference = network.block_difference(&Network::open(&alone, kernels)?, block)?;
+            let difference = network.block_difference(&Network::open(&alone, network.kernels())?, block)?;
             if !holds(difference) {
                 failed.push((*index, difference));
             }

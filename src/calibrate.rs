@@ -26,6 +26,15 @@ impl Sample {
         self.windows.iter().map(Vec::len).sum()
     }
 
+    /// What gathering over this sample depends on, as one digest.
+    #[must_use]
+    pub fn digest(&self, model: &Model) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(digest(model).as_bytes());
+        hasher.update(text::digest(self.windows.iter().map(Vec::as_slice)).as_bytes());
+        hasher.finalize().to_string()
+    }
+
     /// A digest and a count for each text that gave a window.
     fn provenance(&self) -> Vec<TextProvenance> {
         let mut rest = self.windows.as_slice();
@@ -98,11 +107,20 @@ fn mix(seed: u64, n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-struct Watch<'a>(&'a Collector);
+/// Hands what goes into layers to a collector.
+pub(crate) struct Watch<'a> {
+    pub(crate) collector: &'a Collector,
+    /// Whether the run is for this alone.
+    pub(crate) only_inputs: bool,
+}
 
 impl Observe for Watch<'_> {
     fn input(&self, layers: &[&str], rows: &[f32], width: usize) {
-        self.0.add(layers, rows, width);
+        self.collector.add(layers, rows, width);
+    }
+
+    fn only_inputs(&self) -> bool {
+        self.only_inputs
     }
 }
 
@@ -124,7 +142,10 @@ pub fn calibrate(
 ) -> Result<Statistics, ModelError> {
     let collector = Collector::new(kernels, with_gram);
     let windows: Vec<&[u32]> = sample.windows.iter().map(Vec::as_slice).collect();
-    network.hidden_states(&windows, &Run { stop, progress, observe: &Watch(&collector) })?;
+    network.hidden_states(
+        &windows,
+        &Run { stop, progress, observe: &Watch { collector: &collector, only_inputs: false } },
+    )?;
     let provenance = Provenance { model: digest(model), context: sample.context, texts: sample.provenance() };
     Ok(collector.finish(provenance))
 }

@@ -1,7 +1,7 @@
 //! Quantize and patch model weights: smaller models you can trust.
 //!
 //! This crate is the command line's home and a facade over the libraries: [`quant`] maps, plans, quantizes and writes;
-//! [`model`] runs it; [`awq`] scales its channels; [`demo`] is the bundled model.
+//! [`model`] runs it; [`awq`] scales its channels; [`blocks`] quantizes it while text goes through; [`demo`] is the bundled model.
 //!
 //! ```
 //! use reweight::quant::plan::{Method, Plan, PlanOptions};
@@ -14,6 +14,7 @@
 //! ```
 
 pub mod awq;
+pub mod blocks;
 pub mod calibrate;
 pub mod chat;
 pub mod demo;

@@ -261,7 +261,7 @@ pub(crate) struct Guidance {
     #[arg(long, value_name = "STATS", value_hint = ValueHint::FilePath, conflicts_with = "text")]
     pub(crate) stats: Option<PathBuf>,
 
-    /// Gather statistics over these files first
+    /// Gather statistics over these files
     ///
     /// Text, or .jsonl with a text or a list of token ids a line.
     #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
@@ -274,6 +274,13 @@ pub(crate) struct Guidance {
     /// With --text, tokens of a window, at most
     #[arg(long, value_name = "N", default_value = "512", hide_short_help = true)]
     pub(crate) context: NonZeroUsize,
+
+    /// With --text, what goes into a block [quantized, original]
+    ///
+    /// What the blocks before it give once they are quantized, or what they gave before. Default: `quantized` where rounding
+    /// compensates errors (`gptq`, `best`), else `original`, which takes one pass of the text less.
+    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, hide_short_help = true)]
+    pub(crate) propagate: Option<Propagate>,
 
     /// Write the scaled model unquantized, for other tools
     #[arg(long, hide_short_help = true)]
@@ -441,6 +448,15 @@ pub(crate) enum Method {
     Gptq,
     /// Awq and gptq together
     Best,
+}
+
+/// What goes into a block while text goes through the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Propagate {
+    /// What the quantized blocks before it give
+    Quantized,
+    /// What the blocks before it gave unquantized
+    Original,
 }
 
 /// Layout of a quantized model's files.

@@ -74,6 +74,15 @@ pub(super) struct Over<'a> {
     pub(super) with_gram: bool,
 }
 
+/// Windows of tokens that are not none.
+pub(super) fn sample_of(network: &Network<'_>, over: &Over<'_>) -> anyhow::Result<Sample> {
+    let sample = sample(over.texts, over.tokens, over.context.min(network.positions()), over.seed);
+    if sample.windows.is_empty() {
+        return Err(Problem::usage("the text has no tokens").into());
+    }
+    Ok(sample)
+}
+
 /// Runs a model over a sample of texts with a progress bar.
 pub(super) fn gather(
     model: &Model,
@@ -82,10 +91,7 @@ pub(super) fn gather(
     kernels: &'static Kernels,
     ui: &Ui,
 ) -> anyhow::Result<(Sample, Statistics)> {
-    let sample = sample(over.texts, over.tokens, over.context.min(network.positions()), over.seed);
-    if sample.windows.is_empty() {
-        return Err(Problem::usage("the text has no tokens").into());
-    }
+    let sample = sample_of(network, over)?;
     let progress = ui.progress_of_tokens(sample.n_tokens(), network.n_blocks());
     let advance = |name: &str, tokens: u64| {
         progress.name(name);

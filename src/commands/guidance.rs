@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use reweight::awq::{Scaled, scale as scale_model};
+use reweight::blocks::Propagate;
+use reweight::calibrate::Sample;
 use reweight::demo;
 use reweight::model::Network;
 use reweight::text::{Tokenizer, documents};
-use reweight_quant::awq::{Mapping, Previous};
+use reweight_quant::awq::{Chosen, Mapping, Previous, Search};
 use reweight_quant::kernels::Kernels;
 use reweight_quant::plan::{Method, Plan};
 use reweight_quant::stats::Statistics;
@@ -117,6 +119,13 @@ fn gather(
     ui: &Ui,
 ) -> anyhow::Result<Statistics> {
     let network = Network::open(model, kernels)?;
+    let texts = texts(guidance, model)?;
+    let with_gram = method.compensates() && !guidance.only_fold;
+    Ok(calibrate::gather(model, &network, &over(guidance, &texts, with_gram), kernels, ui)?.1)
+}
+
+/// The tokens of `--text`.
+fn texts(guidance: &Guidance, model: &Model) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
     let tokenizer = Tokenizer::of(model)?;
     let mut texts = Vec::new();
     for path in &guidance.text {
@@ -124,9 +133,32 @@ fn gather(
         let found = if bundled { calibrate::bundled_text() } else { documents(path, "text")? };
         texts.push(calibrate::encode(&tokenizer, &found)?);
     }
+    Ok(texts)
+}
+
+fn over<'a>(guidance: &Guidance, texts: &'a [Vec<Vec<u32>>], with_gram: bool) -> calibrate::Over<'a> {
     let (tokens, context) = (guidance.tokens.get(), guidance.context.get());
-    let over = calibrate::Over { texts: &texts, tokens, context, seed: 0, with_gram: method.compensates() };
-    Ok(calibrate::gather(model, &network, &over, kernels, ui)?.1)
+    calibrate::Over { texts, tokens, context, seed: 0, with_gram }
+}
+
+/// Whether blocks are quantized one by one while text goes through the model.
+pub(super) fn block_by_block(guidance: &Guidance, method: Method) -> bool {
+    !guidance.text.is_empty() && !guidance.only_fold && method != Method::Rtn
+}
+
+/// The windows of `--text`.
+pub(super) fn sample(guidance: &Guidance, model: &Model, network: &Network<'_>) -> anyhow::Result<Sample> {
+    calibrate::sample_of(network, &over(guidance, &texts(guidance, model)?, false))
+}
+
+/// What goes into each block.
+pub(super) fn propagate(guidance: &Guidance, method: Method) -> Propagate {
+    match guidance.propagate {
+        Some(args::Propagate::Quantized) => Propagate::Quantized,
+        Some(args::Propagate::Original) => Propagate::Original,
+        None if method.compensates() => Propagate::Quantized,
+        None => Propagate::Original,
+    }
 }
 
 /// Scales channels; says what was left alone.
@@ -139,25 +171,30 @@ pub(super) fn scale(
     ui: &Ui,
 ) -> anyhow::Result<Scaled> {
     let done = |mapping: &Mapping| ui.detail(&format!("{}: searched", mapping.name));
-    let scaled = scale_model(model, plan, statistics, kernels, dtype, &done)?;
-    for (mapping, chosen) in &scaled.mappings {
+    let scaled = scale_model(&Search { model, plan, statistics, kernels }, dtype, &done)?;
+    tell(guidance, &scaled.mappings, ui)?;
+    Ok(scaled)
+}
+
+/// Says what was scaled and what was left alone, and writes the factors where that is asked for.
+pub(super) fn tell(guidance: &Guidance, mappings: &[(Mapping, Chosen)], ui: &Ui) -> anyhow::Result<()> {
+    for (mapping, chosen) in mappings {
         if let Some(why) = &chosen.refused {
             ui.detail(&format!("{}: not scaled, {why}", mapping.name));
         }
     }
-    let used = scaled.mappings.iter().filter(|(_, chosen)| !chosen.scales.is_empty()).count();
-    let refused = scaled.mappings.iter().filter(|(_, chosen)| chosen.refused.is_some()).count();
-    ui.note(&format!("{used} of {} places scaled, {refused} refused", scaled.mappings.len()));
+    let used = mappings.iter().filter(|(_, chosen)| !chosen.scales.is_empty()).count();
+    let refused = mappings.iter().filter(|(_, chosen)| chosen.refused.is_some()).count();
+    ui.note(&format!("{used} of {} places scaled, {refused} refused", mappings.len()));
     if let Some(path) = &guidance.scales_out {
-        write_scales(&scaled, path)?;
+        write_scales(mappings, path)?;
     }
-    Ok(scaled)
+    Ok(())
 }
 
 /// The factors, a vector a mapping under the name of what makes the channels.
-fn write_scales(scaled: &Scaled, path: &Path) -> anyhow::Result<()> {
-    let vectors: BTreeMap<String, &[f32]> = scaled
-        .mappings
+fn write_scales(mappings: &[(Mapping, Chosen)], path: &Path) -> anyhow::Result<()> {
+    let vectors: BTreeMap<String, &[f32]> = mappings
         .iter()
         .filter(|(_, chosen)| !chosen.scales.is_empty())
         .map(|(mapping, chosen)| (mapping.name.clone(), chosen.scales.as_slice()))
@@ -167,9 +204,8 @@ fn write_scales(scaled: &Scaled, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Every mapping, for the document.
-pub(super) fn reports(scaled: &Scaled) -> Vec<MappingReport<'_>> {
-    scaled
-        .mappings
+pub(super) fn reports(mappings: &[(Mapping, Chosen)]) -> Vec<MappingReport<'_>> {
+    mappings
         .iter()
         .map(|(mapping, chosen)| MappingReport {
             name: &mapping.name,

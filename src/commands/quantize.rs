@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
+use reweight::blocks::{Blocks, BlocksError};
+use reweight::model::{Network, Nobody, Run};
+use reweight_quant::awq::{Chosen, Mapping};
 use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::manifest::{Manifest, TensorReport};
@@ -14,11 +17,12 @@ use reweight_quant::plan::{Plan, PlanOptions};
 use reweight_quant::scheme::Scheme;
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
+use reweight_quant::stream::{Control, Target, Writer};
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
 use super::guidance::{self, MappingReport};
-use super::writing::{self, Figures};
+use super::writing::{self, Figures, Finished};
 use crate::args::{AutoDtype, Quantize, ReportFormat};
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes, duration, escape_path, rate};
@@ -49,31 +53,17 @@ struct ManifestBody<'a> {
 
 pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let started = Instant::now();
-    let mut options = options(arguments)?;
+    let options = options(arguments)?;
     let model = super::open(&arguments.model, ui)?;
     let target = writing::target(&model, &arguments.target, "compressed-tensors", false)?;
     writing::check(&model, target, &arguments.writing)?;
-    let plan = Plan::new(&model, &options)?;
-    tell(&model, &plan, ui);
-    if arguments.writing.dry_run {
-        writing::show_plan(&plan, ui)?;
-        return Ok(Status::Done);
-    }
-    let statistics = guidance::statistics(&arguments.guidance, options.method, &model, kernels, ui)?;
-    options.statistics = statistics.as_ref().map(Statistics::digest);
-    let scaled = match &statistics {
-        Some(statistics) if options.method.scales() => {
-            Some(guidance::scale(&arguments.guidance, &model, &plan, statistics, (kernels, options.dtype), ui)?)
-        }
-        _ => None,
+    let done = if guidance::block_by_block(&arguments.guidance, options.method) {
+        block_by_block(arguments, &model, options, target, kernels, ui)?
+    } else {
+        at_once(arguments, &model, options, target, kernels, ui)?
     };
-    let model = scaled.as_ref().map_or(&model, |scaled| &scaled.model);
-    if arguments.guidance.only_fold {
-        (options.scheme, options.overrides) = (None, Vec::new());
-    }
-    let plan = Plan::new(model, &options)?;
-    let mut finished = writing::write(model, &plan, target, &arguments.writing, (kernels, statistics.as_ref()), ui)?;
-    finished.elapsed = started.elapsed();
+    let Some(Done { finished, plan, mappings }) = done else { return Ok(Status::Done) };
+    let finished = Finished { elapsed: started.elapsed(), ..finished };
     let manifest = &finished.outcome.manifest;
     let document = Document {
         target: arguments.target.clone(),
@@ -87,7 +77,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
             target_digest: &manifest.target_digest,
             tensors: &manifest.tensors,
         },
-        mappings: scaled.as_ref().map(guidance::reports),
+        mappings: mappings.as_deref().map(guidance::reports),
     };
     if let Some(report) = &arguments.report {
         let text = match report.format {
@@ -111,6 +101,96 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
         rate(manifest.bytes_in as u64, finished.elapsed)
     ))?;
     Ok(Status::Done)
+}
+
+/// A finished run.
+struct Done {
+    finished: Finished,
+    plan: Plan,
+    /// Where channels were to be scaled.
+    mappings: Option<Vec<(Mapping, Chosen)>>,
+}
+
+/// Quantizes with what is known beforehand; `None` after a dry run.
+fn at_once(
+    arguments: &Quantize,
+    model: &Model,
+    mut options: PlanOptions,
+    target: Target<'_>,
+    kernels: &'static Kernels,
+    ui: &Ui,
+) -> anyhow::Result<Option<Done>> {
+    let plan = Plan::new(model, &options)?;
+    tell(model, &plan, ui);
+    if arguments.writing.dry_run {
+        writing::show_plan(&plan, ui)?;
+        return Ok(None);
+    }
+    let statistics = guidance::statistics(&arguments.guidance, options.method, model, kernels, ui)?;
+    options.statistics = statistics.as_ref().map(Statistics::digest);
+    let scaled = match &statistics {
+        Some(statistics) if options.method.scales() => {
+            Some(guidance::scale(&arguments.guidance, model, &plan, statistics, (kernels, options.dtype), ui)?)
+        }
+        _ => None,
+    };
+    let model = scaled.as_ref().map_or(model, |scaled| &scaled.model);
+    if arguments.guidance.only_fold {
+        (options.scheme, options.overrides) = (None, Vec::new());
+    }
+    let plan = Plan::new(model, &options)?;
+    let finished = writing::write(model, &plan, target, &arguments.writing, (kernels, statistics.as_ref()), ui)?;
+    Ok(Some(Done { finished, plan, mappings: scaled.map(|scaled| scaled.mappings) }))
+}
+
+/// Quantizes while text goes through the model; `None` after a dry run.
+fn block_by_block(
+    arguments: &Quantize,
+    model: &Model,
+    mut options: PlanOptions,
+    target: Target<'_>,
+    kernels: &'static Kernels,
+    ui: &Ui,
+) -> anyhow::Result<Option<Done>> {
+    let started = Instant::now();
+    let (guidance, method) = (&arguments.guidance, options.method);
+    let network = Network::open(model, kernels)?;
+    let sample = guidance::sample(guidance, model, &network)?;
+    let propagate = guidance::propagate(guidance, method);
+    if !arguments.writing.dry_run {
+        options.statistics = Some(format!("{} {propagate:?}", sample.digest(model)));
+    }
+    let mut plan = Plan::new(model, &options)?;
+    let progress = ui.progress_of_tokens(sample.n_tokens() * propagate.passes(), network.n_blocks());
+    let advance = |name: &str, tokens: u64| {
+        progress.name(name);
+        progress.advance(tokens);
+    };
+    let run = Run { stop: ui.interrupted(), progress: &advance, observe: &Nobody };
+    let blocks =
+        Blocks { model, network: &network, plan: &plan, sample: &sample, propagate, dtype: options.dtype, run };
+    let needed = blocks.bytes_needed();
+    tell(model, &plan, ui);
+    if arguments.writing.dry_run {
+        progress.finish();
+        plan.peak_anonymous_bytes += needed;
+        writing::show_plan(&plan, ui)?;
+        return Ok(None);
+    }
+    let control = Control { kernels, stop: ui.interrupted(), progress: &|_, _| {} };
+    let writer = Writer::open(model, &plan, target, writing::staging(&arguments.writing), &control)?;
+    let (outcome, mappings) = blocks.quantize(writer).map_err(|error| match error {
+        BlocksError::Model(error) => anyhow::Error::from(error),
+        BlocksError::Quant(error) => error.into(),
+        other => other.into(),
+    })?;
+    progress.finish();
+    if method.scales() {
+        guidance::tell(guidance, &mappings, ui)?;
+    }
+    plan.peak_anonymous_bytes += needed;
+    let mappings = method.scales().then_some(mappings);
+    Ok(Some(Done { finished: Finished::new(outcome, started, ui), plan, mappings }))
 }
 
 fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {

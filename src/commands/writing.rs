@@ -37,14 +37,25 @@ pub(super) fn write(
         progress.name(name);
         progress.advance(bytes);
     };
-    let control = Control { kernels, statistics, stop: ui.interrupted(), progress: &advance };
-    let options = StagingOptions { force: writing.force, resume: writing.resume, fsync: writing.fsync };
-    let outcome = write_model(model, plan, target, options, &control)?;
+    let control = Control { kernels, stop: ui.interrupted(), progress: &advance };
+    let outcome = write_model(model, plan, statistics, target, staging(writing), &control)?;
     progress.finish();
-    if outcome.n_resumed > 0 {
-        ui.note(&format!("{} tensors were finished before", outcome.n_resumed));
+    Ok(Finished::new(outcome, started, ui))
+}
+
+/// How a target is written.
+pub(super) const fn staging(writing: &Writing) -> StagingOptions {
+    StagingOptions { force: writing.force, resume: writing.resume, fsync: writing.fsync }
+}
+
+impl Finished {
+    /// Says what an earlier run had done already.
+    pub(super) fn new(outcome: Outcome, started: Instant, ui: &Ui) -> Self {
+        if outcome.n_resumed > 0 {
+            ui.note(&format!("{} tensors were finished before", outcome.n_resumed));
+        }
+        Self { outcome, elapsed: started.elapsed() }
     }
-    Ok(Finished { outcome, elapsed: started.elapsed() })
 }
 
 /// The target of a run: one file for one `.safetensors` file named as such, else a folder.

@@ -30,6 +30,8 @@ pub(super) struct Scratch {
     feed_forward: FeedForwardScratch,
     normed: Vec<f32>,
     out: Vec<f32>,
+    /// A copy of a window whose own rows are to stay.
+    pub(super) rows: Vec<f32>,
 }
 
 impl Block {
@@ -64,7 +66,7 @@ impl Block {
         scratch: &mut Scratch,
         observe: &dyn Observe,
     ) {
-        let Scratch { attention, feed_forward, normed, out } = scratch;
+        let Scratch { attention, feed_forward, normed, out, .. } = scratch;
         self.enter(&self.attention_norm, x, normed);
         self.attention.apply((kernels, observe), &plan.attention, turns, normed, attention, out);
         self.leave(&self.attention_norm, self.attention_out_norm.as_ref(), out, x);

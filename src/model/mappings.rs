@@ -25,9 +25,11 @@ impl Network<'_> {
         (0..self.n_blocks()).flat_map(|index| self.block_mappings(index)).collect()
     }
 
-    fn block_mappings(&self, index: usize) -> Vec<Mapping> {
+    /// Those of one block.
+    #[must_use]
+    pub fn block_mappings(&self, index: usize) -> Vec<Mapping> {
         let (architecture, plan) = (&self.plan.architecture, &self.plan.blocks[index]);
-        let prefix = self.tensors.full(&format!("{}{index}.", architecture.layers));
+        let prefix = self.block_prefix(index);
         let of_block = Wiring { network: self, index, prefix: &prefix, transposed: architecture.transposed };
         let shape = &plan.attention;
         let (queries, keys) = (shape.n_heads * shape.head_dim, shape.n_key_heads * shape.head_dim);

@@ -59,6 +59,12 @@ impl<'a> Network<'a> {
         Ok(Self { tensors, plan, embedding, final_norm, kernels })
     }
 
+    /// The kernel table it runs on.
+    #[must_use]
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
     /// Values of a hidden state.
     #[must_use]
     pub fn width(&self) -> usize {
@@ -125,6 +131,16 @@ impl<'a> Network<'a> {
         kinds: Option<&[&[u32]]>,
         run: &Run<'_>,
     ) -> Result<HiddenStates, ModelError> {
+        let mut hidden = self.embed(windows, kinds)?;
+        self.run_blocks(&mut hidden, run)?;
+        Ok(hidden)
+    }
+
+    /// The hidden states that go into the first block.
+    ///
+    /// # Errors
+    /// As [`Network::hidden_states_of_kinds`], but for what blocks lack.
+    pub fn embed(&self, windows: &[&[u32]], kinds: Option<&[&[u32]]>) -> Result<HiddenStates, ModelError> {
         let Embedding::Tokens(embedding) = &self.embedding else {
             return Err(self.unsupported("tokens for a model of images"));
         };
@@ -141,8 +157,39 @@ impl<'a> Network<'a> {
         rows.for_each(|(index, (rows, tokens))| {
             embedding.write(self.kernels, tokens, kinds.map(|kinds| kinds[index]), rows);
         });
-        self.run_blocks(&mut hidden, run)?;
         Ok(hidden)
+    }
+
+    /// Takes hidden states through one block, in place.
+    ///
+    /// # Errors
+    /// `ModelError`: a tensor that is missing or of another shape, an interruption.
+    ///
+    /// # Panics
+    /// Where the model has no such block.
+    pub fn run_block(&self, index: usize, hidden: &mut HiddenStates, run: &Run<'_>) -> Result<(), ModelError> {
+        let windows = hidden.windows_mut();
+        let turns = self.turns(windows.iter().map(|rows| rows.len() / self.width()));
+        self.pass(&mut Block::default(), index, &turns, windows, run)
+    }
+
+    /// Shows what goes into the layers of one block; the hidden states stay what they are.
+    ///
+    /// # Errors
+    /// As [`Network::run_block`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn observe_block(&self, index: usize, hidden: &HiddenStates, run: &Run<'_>) -> Result<(), ModelError> {
+        let windows: Vec<&[f32]> = (0..hidden.n_windows()).map(|window| hidden.window(window)).collect();
+        let turns = self.turns(windows.iter().map(|rows| rows.len() / self.width()));
+        self.pass(&mut Block::default(), index, &turns, windows, run)
+    }
+
+    /// The beginning of the names of one block's tensors.
+    #[must_use]
+    pub fn block_prefix(&self, index: usize) -> String {
+        self.tensors.full(&format!("{}{index}.", self.plan.architecture.layers))
     }
 
     /// Class logits of images, each of channels, rows and columns as the configuration has them.
@@ -199,25 +246,40 @@ impl<'a> Network<'a> {
         let mut windows = hidden.windows_mut();
         let turns = self.turns(windows.iter().map(|rows| rows.len() / width));
         let mut block = Block::default();
-        for (index, plan) in self.plan.blocks.iter().enumerate() {
-            block.load(&self.tensors, self.kernels, &self.plan, index)?;
-            let name = format!("{}{index}", self.plan.architecture.layers);
-            windows.par_iter_mut().try_for_each_init(Scratch::default, |scratch, rows| {
-                if run.stop.load(Ordering::Relaxed) {
-                    return Err(ModelError::Interrupted);
-                }
-                let n_tokens = rows.len() / width;
-                let turns = plan.rope.and_then(|rope| turns.get(&(rope, n_tokens)));
-                block.apply(self.kernels, plan, turns, rows, scratch, run.observe);
-                (run.progress)(&name, n_tokens as u64);
-                Ok(())
-            })?;
+        for index in 0..self.n_blocks() {
+            self.pass(&mut block, index, &turns, windows.iter_mut().map(|rows| &mut **rows).collect(), run)?;
             run.observe.block_done();
         }
         if let Some(norm) = &self.final_norm {
             windows.par_iter_mut().for_each(|rows| norm.apply(rows));
         }
         Ok(())
+    }
+
+    /// Loads one block and takes every window through it.
+    fn pass<W: Window + Send>(
+        &self,
+        block: &mut Block,
+        index: usize,
+        turns: &BTreeMap<(usize, usize), Turns>,
+        windows: Vec<W>,
+        run: &Run<'_>,
+    ) -> Result<(), ModelError> {
+        let (width, plan) = (self.width(), &self.plan.blocks[index]);
+        block.load(&self.tensors, self.kernels, &self.plan, index)?;
+        let name = format!("{}{index}", self.plan.architecture.layers);
+        windows.into_par_iter().try_for_each_init(Scratch::default, |scratch, mut rows| {
+            if run.stop.load(Ordering::Relaxed) {
+                return Err(ModelError::Interrupted);
+            }
+            rows.with(scratch, |rows, scratch| {
+                let n_tokens = rows.len() / width;
+                let turns = plan.rope.and_then(|rope| turns.get(&(rope, n_tokens)));
+                block.apply(self.kernels, plan, turns, rows, scratch, run.observe);
+                (run.progress)(&name, n_tokens as u64);
+            });
+            Ok(())
+        })
     }
 
     /// The rotations of every length there is.
@@ -237,6 +299,28 @@ impl<'a> Network<'a> {
 
     fn unsupported(&self, what: &str) -> ModelError {
         ModelError::Unsupported { path: self.tensors.model.path().to_owned(), what: what.to_owned() }
+    }
+}
+
+/// The rows of one window, to be changed or only to be looked at.
+trait Window {
+    /// Hands rows to a block: themselves, or a copy.
+    fn with(&mut self, scratch: &mut Scratch, pass: impl FnOnce(&mut [f32], &mut Scratch));
+}
+
+impl Window for &mut [f32] {
+    fn with(&mut self, scratch: &mut Scratch, pass: impl FnOnce(&mut [f32], &mut Scratch)) {
+        pass(self, scratch);
+    }
+}
+
+impl Window for &[f32] {
+    fn with(&mut self, scratch: &mut Scratch, pass: impl FnOnce(&mut [f32], &mut Scratch)) {
+        let mut rows = std::mem::take(&mut scratch.rows);
+        rows.clear();
+        rows.extend_from_slice(self);
+        pass(&mut rows, scratch);
+        scratch.rows = rows;
     }
 }
 

@@ -6,6 +6,11 @@ pub trait Observe: Sync {
     /// Rows of `width` values that go into every one of `layers` (whole names of their weights), for one window.
     fn input(&self, layers: &[&str], rows: &[f32], width: usize);
 
+    /// Whether nobody reads what the block gives, so that its last product may be left out.
+    fn only_inputs(&self) -> bool {
+        false
+    }
+
     /// A block has passed over every window: nothing more comes from its layers.
     fn block_done(&self) {}
 }

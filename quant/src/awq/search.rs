@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 use reweight_kernels::{DEFAULT_CANDIDATES, Grid, Kernels, RowCodes};
+use serde::{Deserialize, Serialize};
 
 use super::{Consumer, Mapping};
 use crate::encode::grid;
@@ -12,6 +13,9 @@ use crate::store::{Model, Weight};
 
 /// Rows of a matrix that are tried for each exponent; the chosen one is judged on all of them.
 const SAMPLED_ROWS: usize = 96;
+
+/// Rows that one thread takes at a time.
+const ROWS_A_TASK: usize = 24;
 
 /// Exponents tried first: 0, 1/20, .. 1.
 const N_RATIOS: usize = 20;
@@ -32,7 +36,7 @@ pub struct Search<'a> {
 }
 
 /// What came of one mapping.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Chosen {
     /// Exponent of the mean of |x|; 0 leaves the channels alone.
     pub ratio: f32,
@@ -144,22 +148,27 @@ impl Search<'_> {
         let factors: Vec<f32> = (0..columns).map(|read| scales[mapping.sharing.made(read)]).collect();
         let moments: Vec<f32> = reader.moments.iter().zip(&factors).map(|(h, s)| h / (s * s)).collect();
         let groups = columns.div_ceil(group);
-        let (mut row, mut codes) = (vec![0.0; columns], vec![0; columns]);
-        let (mut group_scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
-        let (mut squared, mut squared_rtn) = (0.0, 0.0);
-        for index in 0..n {
-            let at = index * weight.rows() / n;
-            weight.read_rows(self.kernels, at..at + 1, &mut row);
-            row.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
-            if self.kernels.first_non_finite(&row).is_some() {
-                // Quantizing will name it.
-                return (f64::INFINITY, f64::INFINITY);
+        let buffers = || (vec![0.0; columns], vec![0; columns], vec![0.0; groups], vec![0; groups]);
+        let of_rows = |(row, codes, group_scales, zeros): &mut (Vec<f32>, Vec<u8>, Vec<f32>, Vec<u8>), part: usize| {
+            let (mut squared, mut squared_rtn) = (0.0, 0.0);
+            for index in part * ROWS_A_TASK..((part + 1) * ROWS_A_TASK).min(n) {
+                let at = index * weight.rows() / n;
+                weight.read_rows(self.kernels, at..at + 1, row);
+                row.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
+                if self.kernels.first_non_finite(row).is_some() {
+                    // Quantizing will name it.
+                    return (f64::INFINITY, f64::INFINITY);
+                }
+                let mut out = RowCodes { codes, scales: group_scales, zeros };
+                let errors = self.kernels.search(reader.grid, group, row, Some(&moments), DEFAULT_CANDIDATES, &mut out);
+                squared += errors.squared;
+                squared_rtn += errors.squared_rtn;
             }
-            let mut out = RowCodes { codes: &mut codes, scales: &mut group_scales, zeros: &mut zeros };
-            let errors = self.kernels.search(reader.grid, group, &row, Some(&moments), DEFAULT_CANDIDATES, &mut out);
-            squared += errors.squared;
-            squared_rtn += errors.squared_rtn;
-        }
+            (squared, squared_rtn)
+        };
+        // Parts do not depend on the number of threads, and are added in order.
+        let parts: Vec<(f64, f64)> = (0..n.div_ceil(ROWS_A_TASK)).into_par_iter().map_init(buffers, of_rows).collect();
+        let (squared, squared_rtn) = parts.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
         let share = weight.rows() as f64 / n.max(1) as f64;
         (squared * share, squared_rtn * share)
     }

@@ -84,9 +84,7 @@ impl Gram {
             dense.product_part(kernels, x, height, out, n - first, n_rows);
             for (i, sums) in tile.chunks_exact(n).take(height).enumerate() {
                 let sums = &sums[..n - first - i];
-                for (units, sum) in self.units[start..start + sums.len()].iter_mut().zip(sums.iter().rev()) {
-                    *units = units.saturating_add((f64::from(*sum) / UNIT).round_ties_even() as i64);
-                }
+                add_units(&mut self.units[start..start + sums.len()], sums);
                 start += sums.len();
             }
         }
@@ -96,6 +94,26 @@ impl Gram {
         for (units, other) in self.units.iter_mut().zip(&other.units) {
             *units = units.saturating_add(*other);
         }
+    }
+}
+
+/// Adds sums in reverse order, each rounded to the unit, ties to even.
+fn add_units(units: &mut [i64], sums: &[f32]) {
+    /// Added to a smaller number, leaves a whole number in the low bits: 1.5 * 2^52.
+    const ROUNDER: f64 = 6_755_399_441_055_744.0;
+    let largest = sums.iter().fold(0.0, |largest: f32, sum| largest.max(sum.abs()));
+    let finite = sums.iter().all(|sum| sum.is_finite());
+    // What is added and what it is added to stay far from the ends of their types.
+    let total = units.iter().fold(0, |most: u64, units| most | units.unsigned_abs());
+    if finite && f64::from(largest) < UNIT * (1_u64 << 51) as f64 && total < 1 << 62 {
+        for (units, sum) in units.iter_mut().zip(sums.iter().rev()) {
+            let rounded = f64::from(*sum) * (1.0 / UNIT) + ROUNDER;
+            *units = units.wrapping_add((rounded.to_bits() as i64).wrapping_sub(ROUNDER.to_bits() as i64));
+        }
+        return;
+    }
+    for (units, sum) in units.iter_mut().zip(sums.iter().rev()) {
+        *units = units.saturating_add((f64::from(*sum) / UNIT).round_ties_even() as i64);
     }
 }
 

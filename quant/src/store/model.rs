@@ -174,6 +174,26 @@ impl Model {
         model
     }
 
+    /// The same model with some weights replaced by others of their names.
+    #[must_use]
+    pub fn with_weights(&self, weights: impl IntoIterator<Item = Weight>) -> Self {
+        let mut model = self.clone();
+        for weight in weights {
+            if let Some(index) = model.position(&weight.name) {
+                model.weights[index] = weight;
+            }
+        }
+        model
+    }
+
+    /// Some tensors of one `.safetensors` file, quantized ones joined, whatever else it holds.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub(crate) fn open_tensors(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Weight>, FileError> {
+        join_quantized(weights_of(&SafetensorsFile::open(path)?, wanted))
+    }
+
     /// The configuration, where there is one.
     #[must_use]
     pub const fn config(&self) -> Option<&Value> {

@@ -1,7 +1,8 @@
 //! The journal: which tensors are finished, what they hash to, how far they are from their source.
 //!
-//! One JSON line a tensor, appended after its bytes are written. A torn last line is dropped; a record counts on resume
-//! only if the bytes in the shard still hash to it and the source still hashes to what it was made from.
+//! One JSON line a tensor, appended after its bytes are written, and notes of whoever decides what is written. A torn last
+//! line is dropped; a record counts on resume only if the bytes in the shard still hash to it and the source still hashes to
+//! what it was made from.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -9,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::encode::TensorError;
 use crate::error::{Error, FileError, RunError};
@@ -49,6 +51,23 @@ impl Record {
     }
 }
 
+/// Something decided on the way, to be found again by a run that goes on.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    note: String,
+    value: Value,
+}
+
+/// What an earlier run left.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// Finished tensors by name.
+    pub(super) records: HashMap<String, Record>,
+    /// Notes by name.
+    pub(super) notes: HashMap<String, Value>,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
@@ -63,11 +82,11 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of a staging folder, or starts one, and returns the records it holds.
+    /// Opens the journal of a staging folder, or starts one, and returns what it holds.
     ///
     /// # Errors
     /// `RunError::OtherJournal` where the fingerprint is another, `FileError::Io`.
-    pub(super) fn open(folder: &Path, fingerprint: &str) -> Result<(Self, HashMap<String, Record>), Error> {
+    pub(super) fn open(folder: &Path, fingerprint: &str) -> Result<(Self, Earlier), Error> {
         let path = folder.join(JOURNAL_NAME);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -78,14 +97,19 @@ impl Journal {
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[..=end]);
         let text = String::from_utf8_lossy(whole);
         let mut lines = text.lines();
-        let mut records = HashMap::new();
+        let mut earlier = Earlier::default();
         if let Some(head) = lines.next() {
             let head: Option<Head> = serde_json::from_str(head).ok();
             if head.is_none_or(|head| head.fingerprint != fingerprint) {
                 return Err(RunError::OtherJournal { partial: folder.to_owned() }.into());
             }
-            let parsed = lines.filter_map(|line| serde_json::from_str::<Record>(line).ok());
-            records.extend(parsed.map(|record| (record.name.clone(), record)));
+            for line in lines {
+                if let Ok(record) = serde_json::from_str::<Record>(line) {
+                    earlier.records.insert(record.name.clone(), record);
+                } else if let Ok(Note { note, value }) = serde_json::from_str(line) {
+                    earlier.notes.insert(note, value);
+                }
+            }
         }
         let mut file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(FileError::io(&path, "open"))?;
@@ -95,7 +119,7 @@ impl Journal {
         if whole.is_empty() {
             append(&mut file, &Head { fingerprint: fingerprint.to_owned() }).map_err(FileError::io(&path, "write"))?;
         }
-        Ok((Self { path, file }, records))
+        Ok((Self { path, file }, earlier))
     }
 
     /// Adds a finished tensor.
@@ -104,6 +128,15 @@ impl Journal {
     /// `FileError::Io`.
     pub(super) fn add(&mut self, record: &Record) -> Result<(), FileError> {
         append(&mut self.file, record).map_err(FileError::io(&self.path, "write"))
+    }
+
+    /// Adds a note.
+    ///
+    /// # Errors
+    /// `FileError::Io`.
+    pub(super) fn note(&mut self, note: &str, value: Value) -> Result<(), FileError> {
+        let note = Note { note: note.to_owned(), value };
+        append(&mut self.file, &note).map_err(FileError::io(&self.path, "write"))
     }
 
     /// Removes the journal: the target is complete.

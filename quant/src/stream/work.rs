@@ -5,7 +5,6 @@
 //! before; at most two are in memory. What is copied goes from the mapping to the file in pieces. The bytes are the
 //! same either way, because blocks of rows depend on the tensor alone.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -21,6 +20,7 @@ use crate::error::{Error, RunError};
 use crate::importance::Importance;
 use crate::memory::{self, PIECE_BYTES, TENSORS_IN_FLIGHT};
 use crate::plan::{Action, Method, Plan};
+use crate::stats::Statistics;
 use crate::store::{Model, Storage, Weight};
 use crate::tensor::Dtype;
 
@@ -29,8 +29,9 @@ pub(super) struct Work<'a> {
     model: &'a Model,
     plan: &'a Plan,
     shards: &'a Shards,
+    statistics: Option<&'a Statistics>,
     control: &'a Control<'a>,
-    journal: Mutex<Journal>,
+    journal: &'a Mutex<Journal>,
     /// Set where one thread has failed, so that the others stop.
     failed: AtomicBool,
     peak_anonymous_bytes: AtomicUsize,
@@ -46,33 +47,25 @@ impl<'a> Work<'a> {
     pub(super) fn new(
         model: &'a Model,
         plan: &'a Plan,
+        statistics: Option<&'a Statistics>,
         shards: &'a Shards,
-        journal: Journal,
+        journal: &'a Mutex<Journal>,
         control: &'a Control<'a>,
     ) -> Self {
         let (failed, peak_anonymous_bytes) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { model, plan, shards, control, journal: Mutex::new(journal), failed, peak_anonymous_bytes }
+        Self { model, plan, shards, statistics, control, journal, failed, peak_anonymous_bytes }
     }
 
-    /// The journal, and the most anonymous memory seen, in bytes.
-    pub(super) fn into_journal(self) -> (Journal, usize) {
-        let journal = self.journal.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (journal, self.peak_anonymous_bytes.into_inner())
+    /// The most anonymous memory seen, in bytes.
+    pub(super) fn peak_anonymous_bytes(&self) -> usize {
+        self.peak_anonymous_bytes.load(Ordering::Relaxed)
     }
 
-    /// Makes every tensor that is not finished; returns all records in the order of the plan.
-    pub(super) fn run(&self, finished: HashMap<String, Record>) -> Result<Vec<Record>, Error> {
-        let mut records = finished;
-        let (mut small, mut large) = (Vec::new(), Vec::new());
-        for (index, (weight, tensor)) in self.model.weights().iter().zip(&self.plan.tensors).enumerate() {
-            if records.contains_key(&tensor.name) {
-                (self.control.progress)(&tensor.name, weight.stored_bytes() as u64);
-            } else if memory::is_small(weight, tensor) {
-                small.push(index);
-            } else {
-                large.push(index);
-            }
-        }
+    /// Makes some tensors, by their order in the plan.
+    pub(super) fn run(&self, indices: &[usize]) -> Result<Vec<Record>, Error> {
+        let (small, large): (Vec<usize>, Vec<usize>) = indices
+            .iter()
+            .partition(|index| memory::is_small(&self.model.weights()[**index], &self.plan.tensors[**index]));
         let (small, large) = std::thread::scope(|scope| {
             let large = scope.spawn(|| self.run_large(&large));
             let small = self.noting_failure(|| self.run_small(&small));
@@ -84,9 +77,8 @@ impl<'a> Work<'a> {
             (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error),
             (Err(small), Err(large)) => return Err(if small.is_interrupted() { large } else { small }),
         };
-        records.extend(small.into_iter().chain(large).map(|record| (record.name.clone(), record)));
         self.note_memory();
-        Ok(self.plan.tensors.iter().filter_map(|tensor| records.remove(&tensor.name)).collect())
+        Ok(small.into_iter().chain(large).collect())
     }
 
     fn run_small(&self, indices: &[usize]) -> Result<Vec<Record>, Error> {
@@ -160,7 +152,7 @@ impl<'a> Work<'a> {
         let Action::Quantize { scheme, scale_dtype } = self.plan.tensors[index].action else { return Ok(None) };
         let weight = &self.model.weights()[index];
         let (kernels, method) = (self.control.kernels, self.plan.method);
-        let input = self.control.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
+        let input = self.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
         let importance = input.and_then(|input| Importance::of(input, weight, method.compensates()));
         let recipe = Recipe { scheme, scale_dtype, method, importance: importance.as_ref() };
         let mut error = encode(kernels, weight, &recipe, encoded)?;
@@ -197,7 +189,12 @@ impl<'a> Work<'a> {
             Storage::Ggml(blocks) => blocks.data(),
             Storage::Packed(_) => &[],
         };
-        let source = if let Action::Cast(dtype) = self.plan.tensors[index].action {
+        let cast = match self.plan.tensors[index].action {
+            Action::Cast(dtype) => Some(dtype),
+            // Values that are not the file's cannot be copied from it.
+            _ => weight.scaling.is_some().then(|| weight.written_dtype(None)),
+        };
+        let source = if let Some(dtype) = cast {
             let mut offset = 0;
             let mut bytes = Vec::new();
             for rows in pieces(weight, dtype) {
