@@ -5,15 +5,12 @@
 //! `d_k = -sum_{i<k} d_i R_ik / R_kk`. Each weight is rounded after that much has been added to it. This gives the codes of
 //! GPTQ (Frantar et al. 2022) without inverting H (the form is Babai's nearest plane; Chen et al. 2025, "The geometry of LLM quantization").
 //!
-//! Sums over earlier columns are taken in f32 in the columns' order, a row a lane, so that the result is the same everywhere.
+//! Rounding itself is a kernel: [`Kernels::round_compensated`].
 
 use rayon::prelude::*;
-use reweight_kernels::Grid;
+use reweight_kernels::{Kernels, Triangle};
 
 use crate::stats::Gram;
-
-/// Rows that are rounded together.
-pub const LANES: usize = 32;
 
 /// Columns that are eliminated together.
 const PANEL: usize = 64;
@@ -29,40 +26,11 @@ pub struct Factor {
     diagonal: Vec<f32>,
 }
 
-/// Codes of up to [`LANES`] rows and what they cost.
-#[derive(Clone, Debug)]
-pub struct Lanes {
-    /// Weights by column, in the order of the matrix.
-    pub weights: Vec<[f32; LANES]>,
-    /// Scales by group.
-    pub scales: Vec<[f32; LANES]>,
-    /// Zeros by group, as codes.
-    pub zeros: Vec<[f32; LANES]>,
-    /// Codes by column.
-    pub codes: Vec<[u8; LANES]>,
-    /// Errors so far, in the factor's order.
-    errors: Vec<[f32; LANES]>,
-}
-
-impl Lanes {
-    /// Room for rows of so many columns in so many groups.
-    #[must_use]
-    pub fn new(columns: usize, groups: usize) -> Self {
-        Self {
-            weights: vec![[0.0; LANES]; columns],
-            scales: vec![[1.0; LANES]; groups],
-            zeros: vec![[0.0; LANES]; groups],
-            codes: vec![[0; LANES]; columns],
-            errors: vec![[0.0; LANES]; columns],
-        }
-    }
-}
-
 impl Factor {
     /// Factors the mean of x x^T, its rows and columns divided by `columns` and damped. `None` where no damping up to the
     /// mean of the diagonal makes it positive definite: it holds something that is no number.
     #[must_use]
-    pub fn of(gram: &Gram, tokens: u64, columns: Option<&[f32]>, damping: f64) -> Option<Self> {
+    pub fn of(kernels: &Kernels, gram: &Gram, tokens: u64, columns: Option<&[f32]>, damping: f64) -> Option<Self> {
         let n = gram.width();
         let scale = |j: usize| columns.map_or(1.0, |columns| 1.0 / f64::from(columns[j]));
         let whole = gram.mean(tokens);
@@ -85,7 +53,7 @@ impl Factor {
                 }
                 row[i] += damping * mean;
             });
-            if cholesky(&mut lower, n) {
+            if cholesky(kernels, &mut lower, n) {
                 return Some(Self::from_lower(order, &lower));
             }
             damping = (damping * 10.0).max(1e-4);
@@ -112,60 +80,15 @@ impl Factor {
         10 * width * width
     }
 
-    /// Rounds the rows of `lanes` to their grids; returns the sum of squared output errors of each.
-    pub fn round(&self, grid: Grid, group: usize, lanes: &mut Lanes) -> [f64; LANES] {
-        let code_max = f32::from(grid.code_max());
-        let inverses: Vec<[f32; LANES]> = lanes.scales.iter().map(|scales| scales.map(|scale| 1.0 / scale)).collect();
-        let mut total = [0.0; LANES];
-        for (k, &column) in self.order.iter().enumerate() {
-            let carried = self.carried(k, &lanes.errors);
-            let (scales, zeros, inverses) =
-                (&lanes.scales[column / group], &lanes.zeros[column / group], &inverses[column / group]);
-            let weights = &lanes.weights[column];
-            let (codes, errors) = (&mut lanes.codes[column], &mut lanes.errors[k]);
-            for r in 0..LANES {
-                let target = weights[r] + carried[r];
-                let code = (target * inverses[r] + zeros[r]).round_ties_even().clamp(0.0, code_max);
-                let value = (code - zeros[r]) * scales[r];
-                codes[r] = code as u8;
-                errors[r] = weights[r] - value;
-                let left = (target - value) * self.diagonal[k];
-                total[r] += f64::from(left * left);
-            }
-        }
-        total
-    }
-
-    /// The squared output error of rows of weight errors, given by column.
-    pub fn error_of(&self, differences: &[[f32; LANES]], lanes: &mut Lanes) -> [f64; LANES] {
-        let mut total = [0.0; LANES];
-        for (k, &column) in self.order.iter().enumerate() {
-            let carried = self.carried(k, &lanes.errors);
-            lanes.errors[k] = differences[column];
-            for r in 0..LANES {
-                let left = (differences[column][r] + carried[r]) * self.diagonal[k];
-                total[r] += f64::from(left * left);
-            }
-        }
-        total
-    }
-
-    /// `sum_{j<k} d_j R_jk / R_kk`.
-    #[inline]
-    fn carried(&self, k: usize, errors: &[[f32; LANES]]) -> [f32; LANES] {
-        let ratios = &self.ratios[k * k.saturating_sub(1) / 2..][..k];
-        let mut sums = [0.0; LANES];
-        for (errors, ratio) in errors.iter().zip(ratios) {
-            for (sum, error) in sums.iter_mut().zip(errors) {
-                *sum += error * ratio;
-            }
-        }
-        sums
+    /// The columns' order, and what earlier errors add to later columns.
+    #[must_use]
+    pub fn triangle(&self) -> Triangle<'_> {
+        Triangle { order: &self.order, ratios: &self.ratios, diagonal: &self.diagonal }
     }
 }
 
 /// Replaces the lower triangle of a matrix by its Cholesky factor; `false` where it is not positive definite.
-fn cholesky(a: &mut [f64], n: usize) -> bool {
+fn cholesky(kernels: &Kernels, a: &mut [f64], n: usize) -> bool {
     let mut panel = Vec::new();
     for start in (0..n).step_by(PANEL) {
         let end = (start + PANEL).min(n);
@@ -194,9 +117,7 @@ fn cholesky(a: &mut [f64], n: usize) -> bool {
         below.chunks(n).for_each(|row| panel.extend_from_slice(&row[start..end]));
         below.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
             let (own, rest) = row.split_at_mut(end);
-            for (cell, other) in rest[..=i].iter_mut().zip(panel.chunks_exact(width)) {
-                *cell -= dot(&own[start..], other);
-            }
+            kernels.subtract_products(&own[start..], &panel[..(i + 1) * width], &mut rest[..=i]);
         });
     }
     true
@@ -216,9 +137,9 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Factor, LANES, Lanes};
+    use super::Factor;
     use crate::stats::Gram;
-    use reweight_kernels::{Grid, ScaleFormat, best};
+    use reweight_kernels::{COMPENSATED_ROWS as LANES, CompensatedRows, Grid, ScaleFormat, best, supported};
 
     fn noise(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
@@ -247,9 +168,9 @@ mod tests {
         let x = inputs(n, tokens);
         let mut gram = Gram::zeros(n);
         gram.add_rows(best(), &x);
-        let factor = Factor::of(&gram, tokens as u64, None, 0.0).expect("the inputs have full rank");
+        let factor = Factor::of(best(), &gram, tokens as u64, None, 0.0).expect("the inputs have full rank");
         let grid = Grid::new(3, false, ScaleFormat::F32).expect("three bits are a grid");
-        let mut lanes = Lanes::new(n, n.div_ceil(group));
+        let mut lanes = CompensatedRows::new(n, n.div_ceil(group));
         let w = noise(n * LANES, 4);
         for (j, weights) in lanes.weights.iter_mut().enumerate() {
             weights.copy_from_slice(&w[j * LANES..][..LANES]);
@@ -262,7 +183,13 @@ mod tests {
             let errors = rows.map(|x| x.iter().zip(differences).map(|(x, d)| f64::from(x * d[r])).sum::<f64>());
             errors.map(|error| error * error).sum::<f64>() / tokens as f64
         };
-        let found = factor.round(grid, group, &mut lanes);
+        let found = best().round_compensated(grid, group, factor.triangle(), &mut lanes);
+        for kernels in supported() {
+            let mut other = lanes.clone();
+            other.codes.fill([9; LANES]);
+            assert_eq!(kernels.round_compensated(grid, group, factor.triangle(), &mut other), found, "{kernels:?}");
+            assert_eq!(other.codes, lanes.codes, "{kernels:?}");
+        }
         let differences: Vec<[f32; LANES]> = lanes
             .weights
             .iter()
@@ -274,8 +201,8 @@ mod tests {
             .iter()
             .map(|w| w.map(|w| w - value((w * 3.5 + 3.0).round_ties_even().clamp(0.0, 7.0) as u8)))
             .collect();
-        let again = factor.error_of(&differences, &mut lanes);
-        let of_nearest = factor.error_of(&nearest, &mut lanes);
+        let again = best().compensated_error(factor.triangle(), &differences, &mut lanes);
+        let of_nearest = best().compensated_error(factor.triangle(), &nearest, &mut lanes);
         let mut sums = [0.0; 2];
         for r in 0..LANES {
             let exact = output_error(&differences, r);
@@ -296,8 +223,8 @@ mod tests {
         x.chunks_exact_mut(n).for_each(|row| row[3] = 0.0);
         let mut gram = Gram::zeros(n);
         gram.add_rows(best(), &x);
-        let factor = Factor::of(&gram, 30, None, 0.01).expect("damping makes it definite");
+        let factor = Factor::of(best(), &gram, 30, None, 0.01).expect("damping makes it definite");
         assert!(factor.ratios.iter().chain(&factor.diagonal).all(|value| value.is_finite()));
-        assert!(Factor::of(&Gram::zeros(n), 30, None, 0.01).is_none());
+        assert!(Factor::of(best(), &Gram::zeros(n), 30, None, 0.01).is_none());
     }
 }

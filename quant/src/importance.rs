@@ -1,5 +1,7 @@
 //! What activation statistics say about the errors of one matrix: which columns matter, and which make up for each other.
 
+use reweight_kernels::Kernels;
+
 use crate::compensate::Factor;
 use crate::stats::InputStatistics;
 use crate::store::Weight;
@@ -21,7 +23,7 @@ pub struct Importance {
 impl Importance {
     /// From the statistics of a matrix's input, with a factor where rounding `compensates`; `None` where they have another width, or no token was seen.
     #[must_use]
-    pub fn of(input: &InputStatistics, weight: &Weight, compensates: bool) -> Option<Self> {
+    pub fn of(kernels: &Kernels, input: &InputStatistics, weight: &Weight, compensates: bool) -> Option<Self> {
         if input.width() != weight.columns() || input.tokens == 0 {
             return None;
         }
@@ -30,7 +32,7 @@ impl Importance {
         let scale = |j: usize| columns.map_or(1.0, |columns| f64::from(columns[j]));
         let scaled: Vec<f64> = moments.iter().enumerate().map(|(j, moment)| moment / (scale(j) * scale(j))).collect();
         let gram = input.gram.as_ref().filter(|_| compensates);
-        let factor = gram.and_then(|gram| Factor::of(gram, input.tokens, columns, DAMPING));
+        let factor = gram.and_then(|gram| Factor::of(kernels, gram, input.tokens, columns, DAMPING));
         Some(Self { moments: narrow(&moments), scaled_moments: narrow(&scaled), factor })
     }
 }

@@ -32,6 +32,7 @@ mod avx2;
 mod avx512;
 
 mod activation;
+mod compensate;
 #[cfg(target_arch = "x86_64")]
 mod convert;
 mod dense;
@@ -44,6 +45,7 @@ mod search;
 pub mod softmax;
 
 pub use activation::Activation;
+pub use compensate::{COMPENSATED_ROWS, Column, CompensatedRows, Triangle};
 pub use dense::{Dense, Lane, PANEL, Rows, RowsMut, fill_panel};
 pub use grid::{Grid, GridError, RowCodes, RowErrors, ScaleFormat};
 pub use pack::packed_len;

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::lanes::{LANES, Lanes};
 use crate::table::Kernels;
-use crate::{convert, dequantize, pack, reduce, rtn, search};
+use crate::{compensate, convert, dequantize, pack, reduce, rtn, search};
 
 /// The definition of every kernel.
 pub(crate) static SCALAR: Kernels = Kernels {
@@ -26,6 +26,9 @@ pub(crate) static SCALAR: Kernels = Kernels {
     dequantize: |group, codes, scales, zeros, out| {
         dequantize::dequantize(Scalar, group, codes, scales, zeros, out);
     },
+    round_compensated: |grid, group, triangle, rows| compensate::round(Scalar, grid, group, triangle, rows),
+    compensated_error: |triangle, differences, rows| compensate::error_of(Scalar, triangle, differences, rows),
+    subtract_products: |row, others, from| compensate::subtract_products(Scalar, row, others, from),
 };
 
 /// Needs nothing of the machine.

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::compensate::{Column, CompensatedRows, Triangle};
 use crate::grid::{Grid, RowCodes, RowErrors};
 use crate::pack::packed_len;
 use crate::reduce::Extent;
@@ -19,6 +20,9 @@ type SquaredError = fn(usize, &[f32], &[f32], Option<&[f32]>) -> f64;
 type Rtn = fn(Grid, usize, &[f32], Option<&[f32]>, &mut RowCodes<'_>) -> RowErrors;
 type RtnBf16 = fn(Grid, usize, &[u8], Option<&[f32]>, &mut [f32], &mut RowCodes<'_>) -> RowErrors;
 type Dequantize = fn(usize, &[u8], &[f32], &[u8], &mut [f32]);
+type RoundCompensated = fn(Grid, usize, Triangle<'_>, &mut CompensatedRows) -> Column<f64>;
+type CompensatedError = fn(Triangle<'_>, &[Column<f32>], &mut CompensatedRows) -> Column<f64>;
+type SubtractProducts = fn(&[f64], &[f64], &mut [f64]);
 type Search = fn(Grid, usize, &[f32], Option<&[f32]>, usize, &mut RowCodes<'_>) -> RowErrors;
 
 /// The kernels of one instruction set. Every table gives the same bits.
@@ -40,6 +44,9 @@ pub struct Kernels {
     pub(crate) pack: fn(u8, &[u8], &mut [u8]),
     pub(crate) unpack: fn(u8, &[u8], &mut [u8]),
     pub(crate) dequantize: Dequantize,
+    pub(crate) round_compensated: RoundCompensated,
+    pub(crate) compensated_error: CompensatedError,
+    pub(crate) subtract_products: SubtractProducts,
 }
 
 impl std::fmt::Debug for Kernels {
@@ -247,6 +254,48 @@ impl Kernels {
         (self.search)(grid, group.min(row.len().max(1)), row, weights, n_candidates, out)
     }
 
+    /// Rounds rows to their grids column by column, each to the code nearest to its weight and what earlier errors carry over;
+    /// returns the sum of squared output errors of each row.
+    ///
+    /// # Panics
+    /// Unless `triangle` and `rows` are of as many columns, and `rows` has a grid for each group.
+    pub fn round_compensated(
+        &self,
+        grid: Grid,
+        group: usize,
+        triangle: Triangle<'_>,
+        rows: &mut CompensatedRows,
+    ) -> Column<f64> {
+        assert!(group > 0 && rows.fits(triangle.order.len(), group), "rows of as many columns");
+        assert!(triangle.fits(triangle.order.len()), "a triangle of all columns");
+        (self.round_compensated)(grid, group, triangle, rows)
+    }
+
+    /// The squared output error of rows of weight errors, given by column. `rows` lends its memory.
+    ///
+    /// # Panics
+    /// Unless all have as many columns.
+    pub fn compensated_error(
+        &self,
+        triangle: Triangle<'_>,
+        differences: &[Column<f32>],
+        rows: &mut CompensatedRows,
+    ) -> Column<f64> {
+        let columns = triangle.order.len();
+        assert!(rows.weights.len() == columns && differences.len() == columns, "rows of as many columns");
+        assert!(triangle.fits(columns), "a triangle of all columns");
+        (self.compensated_error)(triangle, differences, rows)
+    }
+
+    /// Subtracts from each value the product of `row` and one of `others`, which follow one another; in eight lanes, added in a fixed order.
+    ///
+    /// # Panics
+    /// Unless `others` holds a row for each value.
+    pub fn subtract_products(&self, row: &[f64], others: &[f64], from: &mut [f64]) {
+        assert_eq!(others.len(), row.len() * from.len(), "a row for each value");
+        (self.subtract_products)(row, others, from);
+    }
+
     /// Packs codes to a dense stream of bits in little-endian 32-bit words; only the low `bits` bits of a code count.
     ///
     /// # Panics
@@ -344,6 +393,20 @@ macro_rules! simd_table {
             dequantize: entry!(
                 dequantize::dequantize,
                 |group: usize, codes: &[u8], scales: &[f32], zeros: &[u8], out: &mut [f32]|
+            ),
+            round_compensated: entry!(
+                compensate::round,
+                |grid: crate::Grid, group: usize, triangle: crate::Triangle<'_>, rows: &mut crate::CompensatedRows|
+                    -> crate::Column<f64>
+            ),
+            compensated_error: entry!(
+                compensate::error_of,
+                |triangle: crate::Triangle<'_>, differences: &[crate::Column<f32>], rows: &mut crate::CompensatedRows|
+                    -> crate::Column<f64>
+            ),
+            subtract_products: entry!(
+                compensate::subtract_products,
+                |row: &[f64], others: &[f64], from: &mut [f64]|
             ),
         };
     };

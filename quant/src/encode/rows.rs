@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use reweight_kernels::{DEFAULT_CANDIDATES, Kernels, RowCodes, RowErrors};
+use reweight_kernels::{COMPENSATED_ROWS as LANES, CompensatedRows, DEFAULT_CANDIDATES, Kernels, RowCodes, RowErrors};
 
 use super::{Recipe, TensorError, write_elements};
-use crate::compensate::{Factor, LANES, Lanes};
+use crate::compensate::Factor;
 use crate::importance::Importance;
 use crate::plan::Method;
 use crate::store::Weight;
@@ -17,7 +17,7 @@ pub(super) struct Scratch {
     codes: Vec<u8>,
     scales: Vec<f32>,
     zeros: Vec<u8>,
-    lanes: Option<Lanes>,
+    lanes: Option<CompensatedRows>,
     differences: Vec<[f32; LANES]>,
 }
 
@@ -171,7 +171,7 @@ impl Scratch {
     ) -> Result<TensorError, NonFinite> {
         let (columns, groups) = (self.row.len(), self.scales.len());
         let group = recipe.scheme.group_len(columns);
-        let mut lanes = self.lanes.take().unwrap_or_else(|| Lanes::new(columns, groups));
+        let mut lanes = self.lanes.take().unwrap_or_else(|| CompensatedRows::new(columns, groups));
         self.differences.resize(columns, [0.0; LANES]);
         let mut total = TensorError { output: Some(0.0), output_rtn: Some(0.0), ..TensorError::default() };
         for (lane, row) in rows.clone().enumerate() {
@@ -184,8 +184,8 @@ impl Scratch {
             lanes.scales.iter_mut().zip(&self.scales).for_each(|(lanes, value)| lanes[lane] = *value);
             lanes.zeros.iter_mut().zip(&self.zeros).for_each(|(lanes, value)| lanes[lane] = f32::from(*value));
         }
-        let output = factor.round(recipe.grid(), group, &mut lanes);
-        let output_rtn = factor.error_of(&self.differences, &mut lanes);
+        let output = kernels.round_compensated(recipe.grid(), group, factor.triangle(), &mut lanes);
+        let output_rtn = kernels.compensated_error(factor.triangle(), &self.differences, &mut lanes);
         for (lane, row) in rows.enumerate() {
             self.row.iter_mut().zip(&lanes.weights).for_each(|(value, lanes)| *value = lanes[lane]);
             let factor = weight.scaling.as_ref().map_or(1.0, |scaling| f64::from(scaling.row(row)));

@@ -61,38 +61,83 @@ impl Gram {
 
     /// Adds x x^T of each row. Products and their sums over the rows are taken in f32, then rounded to the unit.
     pub fn add_rows(&mut self, kernels: &Kernels, rows: &[f32]) {
-        const TILE: usize = 240;
+        GramScratch::default().products(kernels, rows, self.width, |tile| self.add(tile));
+    }
+
+    /// Adds some rows of sums.
+    pub(super) fn add(&mut self, tile: &GramTile<'_>) {
         let n = self.width;
-        let n_rows = rows.len() / n;
-        let mut dense = Dense::default();
-        dense.reset(n, n_rows);
-        // Channels in reverse, so that the columns a tile of rows needs are the first ones.
-        let mut reversed = rows.to_vec();
-        reversed.chunks_exact_mut(n).for_each(<[f32]>::reverse);
-        dense.set_columns(Rows { values: &reversed, stride: n });
-        let (mut transposed, mut tile) = (vec![0.0; TILE.min(n) * n_rows], vec![0.0; TILE.min(n) * n]);
-        let mut start = 0;
-        for first in (0..n).step_by(TILE) {
-            let height = TILE.min(n - first);
-            for (token, row) in rows.chunks_exact(n).enumerate() {
-                for (channel, x) in row[first..first + height].iter().enumerate() {
-                    transposed[channel * n_rows + token] = *x;
-                }
-            }
-            let x = Rows { values: &transposed, stride: n_rows };
-            let out = RowsMut { values: &mut tile, stride: n };
-            dense.product_part(kernels, x, height, out, n - first, n_rows);
-            for (i, sums) in tile.chunks_exact(n).take(height).enumerate() {
-                let sums = &sums[..n - first - i];
-                add_units(&mut self.units[start..start + sums.len()], sums);
-                start += sums.len();
-            }
+        // Rows before this one hold n, n - 1, ... entries.
+        let mut start = tile.first * (2 * n - tile.first + 1) / 2;
+        for (i, sums) in tile.sums.chunks_exact(n).take(tile.height).enumerate() {
+            let sums = &sums[..n - tile.first - i];
+            add_units(&mut self.units[start..start + sums.len()], sums);
+            start += sums.len();
         }
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
         for (units, other) in self.units.iter_mut().zip(&other.units) {
             *units = units.saturating_add(*other);
+        }
+    }
+}
+
+/// Some rows of the sums over one lot of rows.
+pub(super) struct GramTile<'a> {
+    first: usize,
+    height: usize,
+    /// From the diagonal on, last column first, as many values a row as the matrix has columns.
+    sums: &'a [f32],
+}
+
+/// Buffers of one thread, to be used again.
+#[derive(Debug, Default)]
+pub(super) struct GramScratch {
+    dense: Dense,
+    reversed: Vec<f32>,
+    transposed: Vec<f32>,
+    tile: Vec<f32>,
+}
+
+impl GramScratch {
+    /// Hands the sums of x x^T over rows to `take`, some rows of sums at a time.
+    pub(super) fn products(
+        &mut self,
+        kernels: &Kernels,
+        rows: &[f32],
+        width: usize,
+        mut take: impl FnMut(&GramTile<'_>),
+    ) {
+        /// Rows of sums that are made together.
+        const TILE: usize = 240;
+        /// Tokens whose values of a channel make up a line of memory.
+        const LINE: usize = 16;
+        let (n, n_rows) = (width, rows.len() / width);
+        let Self { dense, reversed, transposed, tile } = self;
+        dense.reset(n, n_rows);
+        // Channels in reverse, so that the columns a tile of rows needs are the first ones.
+        reversed.clear();
+        reversed.extend_from_slice(rows);
+        reversed.chunks_exact_mut(n).for_each(<[f32]>::reverse);
+        dense.set_columns(Rows { values: reversed, stride: n });
+        transposed.resize(TILE.min(n) * n_rows, 0.0);
+        tile.resize(TILE.min(n) * n, 0.0);
+        for first in (0..n).step_by(TILE) {
+            let height = TILE.min(n - first);
+            for (block, rows) in rows.chunks(LINE * n).enumerate() {
+                let tokens = rows.len() / n;
+                for channel in 0..height {
+                    let line = &mut transposed[channel * n_rows + block * LINE..][..tokens];
+                    for (to, row) in line.iter_mut().zip(rows.chunks_exact(n)) {
+                        *to = row[first + channel];
+                    }
+                }
+            }
+            let x = Rows { values: transposed, stride: n_rows };
+            let out = RowsMut { values: tile, stride: n };
+            dense.product_part(kernels, x, height, out, n - first, n_rows);
+            take(&GramTile { first, height, sums: tile });
         }
     }
 }

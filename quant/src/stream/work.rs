@@ -153,7 +153,7 @@ impl<'a> Work<'a> {
         let weight = &self.model.weights()[index];
         let (kernels, method) = (self.control.kernels, self.plan.method);
         let input = self.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
-        let importance = input.and_then(|input| Importance::of(input, weight, method.compensates()));
+        let importance = input.and_then(|input| Importance::of(kernels, input, weight, method.compensates()));
         let recipe = Recipe { scheme, scale_dtype, method, importance: importance.as_ref() };
         let mut error = encode(kernels, weight, &recipe, encoded)?;
         if method.compensates() && error.output > error.output_rtn {
