@@ -22,6 +22,7 @@ mod support;
 mod synthetic;
 
 mod bench;
+mod blocks;
 mod chat;
 mod evaluate;
 mod generate;
