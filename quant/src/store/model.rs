@@ -22,6 +22,9 @@ pub const SINGLE_NAME: &str = "model.safetensors";
 pub const CONFIG_NAME: &str = "config.json";
 /// What this toolkit says about a folder it wrote.
 pub const MANIFEST_NAME: &str = "reweight.json";
+/// The sub-folder that says which patches a folder's weights hold and how to take them off. It speaks of these very
+/// weights, so it is no side file of what is made from them.
+pub const LEDGER_NAME: &str = "reweight-ledger";
 
 /// An opened model. Weights are mapped, not read.
 #[derive(Clone, Debug)]
@@ -344,7 +347,8 @@ fn is_side_file(name: &str) -> bool {
     let known = ["json", "jsonl", "txt", "model", "jinja", "md", "py", "tiktoken", "spm", "bpe", "vocab", "merges"];
     let written_anew = name == CONFIG_NAME || name == MANIFEST_NAME || file.ends_with(".index.json");
     let licence = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|start| file.starts_with(start));
-    !written_anew && (known.contains(&extension(name)) || licence)
+    let of_ledger = name.split('/').next() == Some(LEDGER_NAME);
+    !written_anew && !of_ledger && (known.contains(&extension(name)) || licence)
 }
 
 fn is_weights_of_folder(name: &str) -> bool {

@@ -21,7 +21,7 @@ use crate::store::Model;
 pub use check::part_digests;
 pub use journal::Record;
 pub use shards::shard_name;
-pub use staging::{StagingOptions, check_target};
+pub use staging::{Staging, StagingOptions, check_target};
 pub use writer::Writer;
 
 /// What a run is given from outside.

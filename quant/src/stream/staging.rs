@@ -10,7 +10,7 @@ const LOCK_NAME: &str = ".lock";
 
 /// A target in the making, locked against other processes.
 #[derive(Debug)]
-pub(super) struct Staging {
+pub struct Staging {
     target: PathBuf,
     partial: PathBuf,
     replace: bool,
@@ -57,7 +57,7 @@ impl Staging {
     ///
     /// # Errors
     /// `FileError::Io`, or `RunError::Busy` where another process holds the lock.
-    pub(super) fn open(target: &Path, options: StagingOptions) -> Result<Self, Error> {
+    pub fn open(target: &Path, options: StagingOptions) -> Result<Self, Error> {
         let name = target.file_name().ok_or_else(|| FileError::NoModel {
             path: target.to_owned(),
             what: "expected a name for the target".into(),
@@ -85,7 +85,7 @@ impl Staging {
 
     /// The folder in which files are written.
     #[must_use]
-    pub(super) fn partial(&self) -> &Path {
+    pub fn partial(&self) -> &Path {
         &self.partial
     }
 
@@ -93,7 +93,7 @@ impl Staging {
     ///
     /// # Errors
     /// `FileError::Io`.
-    pub(super) fn clear(&self) -> Result<(), FileError> {
+    pub fn clear(&self) -> Result<(), FileError> {
         for entry in fs::read_dir(&self.partial).map_err(FileError::io(&self.partial, "list"))? {
             let path = entry.map_err(FileError::io(&self.partial, "list"))?.path();
             if path.file_name().is_some_and(|name| name == LOCK_NAME) {
@@ -109,7 +109,7 @@ impl Staging {
     ///
     /// # Errors
     /// `FileError::Io`; the target is then what it was before.
-    pub(super) fn commit(self, single: Option<&str>, fsync: bool) -> Result<(), FileError> {
+    pub fn commit(self, single: Option<&str>, fsync: bool) -> Result<(), FileError> {
         let lock_path = self.partial.join(LOCK_NAME);
         fs::remove_file(&lock_path).map_err(FileError::io(&lock_path, "remove"))?;
         if fsync {
