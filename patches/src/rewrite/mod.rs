@@ -1,0 +1,414 @@
+//! Writing a model with another set of patches: restore the base piece by piece, apply the set, keep the way back.
+//!
+//! Weight files keep their layout: every byte that no patch touches is copied, so that a model whose last patch is taken off is the
+//! base file for file. What is written is read back and compared by digest before it appears. Memory is bounded by a batch of
+//! pieces; the bytes written do not depend on the number of threads.
+
+mod plan;
+mod tensor;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reweight_quant::error::{FileError, RunError};
+use reweight_quant::store::model::MANIFEST_NAME;
+use reweight_quant::store::safetensors::SafetensorsFile;
+use reweight_quant::stream::{Staging, StagingOptions, check_target};
+
+use crate::ledger::{self, BASE_MANIFEST, Ledger, PatchRecord, TensorRecord};
+use crate::place::Place;
+use crate::update::{Move, Update};
+use crate::{Applied, PatchError, State};
+
+pub use plan::{Plan, Planned, plan};
+pub(crate) use tensor::restored_digest;
+
+/// What a run is given from outside.
+pub struct Control<'a> {
+    /// Set from outside to stop between batches.
+    pub stop: &'a AtomicBool,
+    /// Called with a tensor's name and bytes that are done.
+    pub progress: &'a (dyn Fn(&str, u64) + Sync),
+}
+
+impl Control<'_> {
+    fn check_stop(&self) -> Result<(), PatchError> {
+        if self.stop.load(Ordering::Relaxed) { Err(PatchError::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Where the model goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination<'a> {
+    /// A copy, which appears complete or not at all.
+    Target {
+        /// A folder, or one file for a model in one file.
+        path: &'a Path,
+        /// Replace what is there.
+        force: bool,
+        /// Wait until the disk has everything.
+        fsync: bool,
+    },
+    /// The model itself; a killed process leaves the old one or the new one.
+    InPlace,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The ledger that was written; `None` where the model is its base again.
+    pub ledger: Option<Ledger>,
+    /// Tensors that are as in the base again, with their digests, compared with those that the ledger stated.
+    pub restored: Vec<(String, String)>,
+    /// Bytes of the tensors that were changed or restored.
+    pub touched_bytes: u64,
+    /// Bytes of the whole model.
+    pub model_bytes: u64,
+}
+
+/// Writes a model with a set of patches in place of those that are on it.
+///
+/// Cost: reads every byte of the model once and those of touched tensors twice, writes every byte of a target once; in place, only
+/// files with touched tensors are written.
+///
+/// # Errors
+/// `PatchError`; nothing is changed then.
+pub fn rewrite(
+    state: &State,
+    set: &[Applied],
+    destination: Destination<'_>,
+    control: &Control<'_>,
+) -> Result<Outcome, PatchError> {
+    let plan = plan(state, set)?;
+    match destination {
+        Destination::InPlace => {
+            let update = Update::begin(&state.place)?;
+            in_update(state, set, &plan, update, &state.place, control)
+        }
+        Destination::Target { path, force, .. } if state.folder.is_none() => {
+            check_target(state.model.path(), path, force)?;
+            let place = Place::of_file(path);
+            let update = Update::begin(&place)?;
+            in_update(state, set, &plan, update, &place, control)
+        }
+        Destination::Target { path, force, fsync } => {
+            check_target(state.model.path(), path, force)?;
+            let staging = Staging::open(path, StagingOptions { force, resume: false, fsync })?;
+            let names = Names { single: None, ledger: Place::of_folder(path).ledger_name() };
+            let written = write(state, set, &plan, staging.partial(), &names, control)
+                .and_then(|outcome| copy_rest(state, &plan, set.is_empty(), staging.partial()).map(|()| outcome));
+            match written {
+                Ok(outcome) => {
+                    staging.commit(None, fsync)?;
+                    Ok(outcome)
+                }
+                Err(error) => {
+                    let partial = staging.partial();
+                    fs::remove_dir_all(partial).map_err(FileError::io(partial, "remove"))?;
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// Names of files within the folder in which a model grows.
+struct Names {
+    /// The name of the one file, where the target has another than the source.
+    single: Option<String>,
+    ledger: String,
+}
+
+impl Names {
+    fn of(&self, file: &Path) -> String {
+        let own = || file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.single.clone().unwrap_or_else(own)
+    }
+}
+
+/// Writes what changes into an update and commits it.
+fn in_update(
+    state: &State,
+    set: &[Applied],
+    plan: &Plan,
+    update: Update,
+    place: &Place,
+    control: &Control<'_>,
+) -> Result<Outcome, PatchError> {
+    let single = state.folder.is_none().then(|| place.model.file_name().unwrap_or_default());
+    let single = single.map(|name| name.to_string_lossy().into_owned());
+    let names = Names { single, ledger: place.ledger_name() };
+    let written = write(state, set, plan, update.folder(), &names, control);
+    let copied = written.and_then(|outcome| {
+        let mut moves = moves(state, plan, set, &names)?;
+        if let Some(name) = &names.single
+            && !update.folder().join(name).exists()
+        {
+            // No patch touches the only file; as a target it is wanted all the same.
+            let copy = update.folder().join(name);
+            fs::copy(state.model.path(), &copy).map_err(FileError::io(&copy, "write"))?;
+            moves.insert(0, Move { name: name.clone(), remove: false });
+        }
+        if set.is_empty()
+            && let Some(manifest) = base_manifest(state)?
+        {
+            let path = update.folder().join(MANIFEST_NAME);
+            fs::write(&path, manifest).map_err(FileError::io(&path, "write"))?;
+        }
+        Ok((outcome, moves))
+    });
+    match copied {
+        Ok((outcome, moves)) => {
+            update.commit(moves)?;
+            Ok(outcome)
+        }
+        Err(error) => {
+            update.abandon()?;
+            Err(error)
+        }
+    }
+}
+
+/// What takes its place and what leaves it: weight files first, so that a model in one file changes with its first rename.
+fn moves(state: &State, plan: &Plan, set: &[Applied], names: &Names) -> Result<Vec<Move>, PatchError> {
+    let step = |name: String, remove| Move { name, remove };
+    let mut moves: Vec<Move> = plan.files().keys().map(|file| step(names.of(file), false)).collect();
+    moves.push(step(names.ledger.clone(), set.is_empty()));
+    if base_manifest(state)?.is_some() {
+        moves.push(step(MANIFEST_NAME.to_owned(), !set.is_empty()));
+    }
+    Ok(moves)
+}
+
+/// The manifest of the base: kept by the ledger, or still in its place.
+fn base_manifest(state: &State) -> Result<Option<Vec<u8>>, PatchError> {
+    let path = match state.ledger() {
+        Some(ledger) if ledger.base_manifest_blake3.is_none() => return Ok(None),
+        Some(_) => state.place.ledger.join(BASE_MANIFEST),
+        None => match state.folder.as_ref().and_then(|folder| folder.directory()) {
+            Some(folder) if folder.join(MANIFEST_NAME).is_file() => folder.join(MANIFEST_NAME),
+            _ => return Ok(None),
+        },
+    };
+    let bytes = fs::read(&path).map_err(FileError::io(&path, "read"))?;
+    let found = blake3::hash(&bytes).to_string();
+    match state.ledger().and_then(|ledger| ledger.base_manifest_blake3.as_ref()) {
+        Some(expected) if *expected != found => {
+            Err(PatchError::Ledger { path, what: format!("was edited: expected digest {expected}, found {found}") })
+        }
+        _ => Ok(Some(bytes)),
+    }
+}
+
+/// Writes every file that a patch touches, and the ledger, and reads them back.
+fn write(
+    state: &State,
+    set: &[Applied],
+    plan: &Plan,
+    folder: &Path,
+    names: &Names,
+    control: &Control<'_>,
+) -> Result<Outcome, PatchError> {
+    let ledger_folder = folder.join(&names.ledger);
+    let mut undo = None;
+    if !set.is_empty() {
+        fs::create_dir_all(&ledger_folder).map_err(FileError::io(&ledger_folder, "create"))?;
+        undo = Some(UndoFile::create(&ledger_folder.join(ledger::UNDO))?);
+    }
+    let mut results: BTreeMap<usize, tensor::Written> = BTreeMap::new();
+    for (file, tensors) in plan.files() {
+        let path = folder.join(names.of(file));
+        let mut output = Output::create(&path, state, tensors)?;
+        for &index in tensors {
+            let weight = &state.model.weights()[index];
+            output.copy_up_to(plan_range(weight).start)?;
+            let written = tensor::write(state, set, weight, &mut output, undo.as_mut(), control)?;
+            results.insert(index, written);
+        }
+        output.finish()?;
+        check(&path, state, tensors, &results)?;
+    }
+    let ledger = match undo {
+        Some(undo) => Some(write_ledger(state, set, plan, &results, undo, &ledger_folder)?),
+        None => None,
+    };
+    let restored = results.iter().filter(|(_, written)| written.record.is_none());
+    Ok(Outcome {
+        ledger,
+        restored: restored
+            .map(|(&index, written)| (state.model.weights()[index].name.clone(), written.digest.clone()))
+            .collect(),
+        touched_bytes: plan.touched_bytes(),
+        model_bytes: state.model.weights().iter().map(|weight| weight.stored_bytes() as u64).sum(),
+    })
+}
+
+fn plan_range(weight: &reweight_quant::store::Weight) -> std::ops::Range<usize> {
+    match &weight.storage {
+        reweight_quant::store::Storage::Plain(plain) => plain.range.clone(),
+        _ => 0..0,
+    }
+}
+
+/// Reads a file back as any reader would and compares touched tensors with what was to be written.
+fn check(
+    path: &Path,
+    state: &State,
+    tensors: &[usize],
+    results: &BTreeMap<usize, tensor::Written>,
+) -> Result<(), PatchError> {
+    let file = SafetensorsFile::open(path)?;
+    for index in tensors {
+        let name = &state.model.weights()[*index].name;
+        let entry = file.tensors().iter().find(|entry| entry.name == *name);
+        let found = entry.map(|entry| {
+            let digest = blake3::Hasher::new().update_rayon(&file.bytes()[entry.range.clone()]).finalize().to_string();
+            file.bytes().release(entry.range.clone());
+            digest
+        });
+        let (expected, found) = (results[index].digest.clone(), found.unwrap_or_else(|| "nothing".to_owned()));
+        if found != expected {
+            let (file, tensor) = (path.to_owned(), name.clone());
+            return Err(RunError::Mismatch { file, tensor, what: "digest", expected, found }.into());
+        }
+    }
+    Ok(())
+}
+
+fn write_ledger(
+    state: &State,
+    set: &[Applied],
+    plan: &Plan,
+    results: &BTreeMap<usize, tensor::Written>,
+    undo: UndoFile,
+    folder: &Path,
+) -> Result<Ledger, PatchError> {
+    let mut patches: Vec<PatchRecord> = Vec::with_capacity(set.len());
+    for applied in set {
+        let path = folder.join(ledger::patch_file(applied.patch.digest()));
+        fs::write(&path, &**applied.patch.bytes()).map_err(FileError::io(&path, "write"))?;
+        patches.push(PatchRecord {
+            name: applied.name.clone(),
+            blake3: applied.patch.digest().to_owned(),
+            kind: applied.patch.header().kind,
+            strength: applied.strength,
+            transfer: applied.transfer,
+            bytes: applied.patch.bytes().len() as u64,
+        });
+    }
+    patches.sort_by(|a, b| a.blake3.cmp(&b.blake3));
+    let manifest = base_manifest(state)?;
+    if let Some(manifest) = &manifest {
+        let path = folder.join(BASE_MANIFEST);
+        fs::write(&path, manifest).map_err(FileError::io(&path, "write"))?;
+    }
+    let in_order = plan.files().values().flatten();
+    let tensors: Vec<TensorRecord> = in_order.filter_map(|index| results[index].record.clone()).collect();
+    let manifest = manifest.map(|bytes| blake3::hash(&bytes).to_string());
+    let ledger = Ledger::new(patches, tensors, undo.finish()?, manifest);
+    let path = folder.join(ledger::DOCUMENT);
+    fs::write(&path, ledger.to_json()).map_err(FileError::io(&path, "write"))?;
+    Ok(ledger)
+}
+
+/// Copies into a target folder what no patch touches.
+fn copy_rest(state: &State, plan: &Plan, is_base: bool, target: &Path) -> Result<(), PatchError> {
+    let Some(folder) = &state.folder else { return Ok(()) };
+    let touched: Vec<String> =
+        plan.files().keys().map(|file| Names { single: None, ledger: String::new() }.of(file)).collect();
+    for name in folder.names()? {
+        if touched.contains(&name) || name == MANIFEST_NAME || state.model.left_behind().contains(&name) {
+            continue;
+        }
+        let path = target.join(&name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(FileError::io(parent, "create"))?;
+        }
+        let copied = match folder.directory() {
+            Some(directory) => fs::copy(directory.join(&name), &path).map(|_| ()),
+            None => fs::write(&path, &*folder.bytes(&name)?),
+        };
+        copied.map_err(FileError::io(&path, "write"))?;
+    }
+    if is_base && let Some(manifest) = base_manifest(state)? {
+        let path = target.join(MANIFEST_NAME);
+        fs::write(&path, manifest).map_err(FileError::io(&path, "write"))?;
+    }
+    Ok(())
+}
+
+/// A weight file in the making: touched tensors at their places, everything else copied from the source.
+pub(crate) struct Output<'a> {
+    path: PathBuf,
+    file: File,
+    source: &'a reweight_quant::store::Bytes,
+    place: usize,
+}
+
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 8 << 20;
+
+impl<'a> Output<'a> {
+    fn create(path: &Path, state: &'a State, tensors: &[usize]) -> Result<Self, PatchError> {
+        let first = tensors.first().map(|&index| &state.model.weights()[index].storage);
+        let Some(reweight_quant::store::Storage::Plain(plain)) = first else {
+            unreachable!("a file is written because a plain tensor in it is touched");
+        };
+        let file = File::create(path).map_err(FileError::io(path, "create"))?;
+        Ok(Self { path: path.to_owned(), file, source: &plain.bytes, place: 0 })
+    }
+
+    fn copy_up_to(&mut self, end: usize) -> Result<(), PatchError> {
+        while self.place < end {
+            let next = end.min(self.place + COPY_BYTES);
+            self.file.write_all(&self.source[self.place..next]).map_err(FileError::io(&self.path, "write"))?;
+            self.source.release(self.place..next);
+            self.place = next;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes of a touched tensor in place of those of the source.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), PatchError> {
+        self.file.write_all(bytes).map_err(FileError::io(&self.path, "write"))?;
+        self.place += bytes.len();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), PatchError> {
+        self.copy_up_to(self.source.len())?;
+        let length = self.file.seek(SeekFrom::End(0)).map_err(FileError::io(&self.path, "write"))?;
+        assert_eq!(length, self.source.len() as u64, "a file keeps its length");
+        Ok(())
+    }
+}
+
+/// Undo records in the making.
+pub(crate) struct UndoFile {
+    path: PathBuf,
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+    pub(crate) length: u64,
+}
+
+impl UndoFile {
+    fn create(path: &Path) -> Result<Self, PatchError> {
+        let file = File::create(path).map_err(FileError::io(path, "create"))?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), hasher: blake3::Hasher::new(), length: 0 })
+    }
+
+    pub(crate) fn put(&mut self, record: &[u8]) -> Result<(), PatchError> {
+        self.file.write_all(record).map_err(FileError::io(&self.path, "write"))?;
+        self.hasher.update(record);
+        self.length += record.len() as u64;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<String, PatchError> {
+        self.file.flush().map_err(FileError::io(&self.path, "write"))?;
+        Ok(self.hasher.finalize().to_string())
+    }
+}

@@ -1,0 +1,165 @@
+//! Undo records: the base, coded against what can be foretold from patched weights and patches.
+//!
+//! Elements are seen as integers in the order of their values, so that a guess that is off by one unit in the last place is off
+//! by one. Of bf16 weights after a small change, five in six are foretold exactly and nearly all others are off by one.
+//! A record is the shorter of two codings, compressed by zstd: two bits an element (0, -1, +1, other) with the others after them, or
+//! the differences byte plane by byte plane.
+
+use crate::values::{Float, Word};
+
+/// Compression level: level 1 is half a percent of the touched bytes larger than level 9 and many times as fast.
+const LEVEL: i32 = 1;
+
+const SYMBOLS: u8 = 0;
+const PLANES: u8 = 1;
+
+/// Codes stored elements against predicted ones.
+///
+/// # Panics
+/// Where the lengths differ.
+#[must_use]
+pub fn encode(float: Float, base: &[u8], predicted: &[u8]) -> Vec<u8> {
+    assert_eq!(base.len(), predicted.len(), "one guess for each element");
+    match float.bytes() {
+        2 => encode_words::<u16>(base, predicted),
+        4 => encode_words::<u32>(base, predicted),
+        _ => encode_words::<u64>(base, predicted),
+    }
+}
+
+/// Turns predicted elements into the stored ones; `None` where the record is none of such elements.
+#[must_use]
+pub fn decode(float: Float, record: &[u8], predicted: &mut [u8]) -> Option<()> {
+    match float.bytes() {
+        2 => decode_words::<u16>(record, predicted),
+        4 => decode_words::<u32>(record, predicted),
+        _ => decode_words::<u64>(record, predicted),
+    }
+}
+
+fn encode_words<W: Word>(base: &[u8], predicted: &[u8]) -> Vec<u8> {
+    let pairs = base.chunks_exact(W::BYTES).zip(predicted.chunks_exact(W::BYTES));
+    let codes: Vec<u64> = pairs.map(|(base, predicted)| W::zigzag(W::key(base), W::key(predicted))).collect();
+    let n_others = codes.iter().filter(|&&code| code > 2).count();
+    let mut best = compress(SYMBOLS, &symbols(&codes));
+    if n_others > codes.len() / 16 {
+        let planes = compress(PLANES, &planes::<W>(&codes));
+        if planes.len() < best.len() {
+            best = planes;
+        }
+    }
+    best
+}
+
+fn compress(coding: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut record = vec![coding];
+    record.extend(zstd::bulk::compress(bytes, LEVEL).expect("memory to compress into is there"));
+    record
+}
+
+fn symbols(codes: &[u64]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(codes.len() / 2);
+    for four in codes.chunks(4) {
+        bytes.push(four.iter().rev().fold(0, |byte, &code| (byte << 2) | code.min(3) as u8));
+    }
+    for &code in codes.iter().filter(|&&code| code > 2) {
+        let mut rest = code - 3;
+        while rest >= 0x80 {
+            bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        bytes.push(rest as u8);
+    }
+    bytes
+}
+
+fn planes<W: Word>(codes: &[u64]) -> Vec<u8> {
+    (0..W::BYTES).flat_map(|plane| codes.iter().map(move |code| (code >> (8 * plane)) as u8)).collect()
+}
+
+fn decode_words<W: Word>(record: &[u8], predicted: &mut [u8]) -> Option<()> {
+    let n = predicted.len() / W::BYTES;
+    let (&coding, compressed) = record.split_first()?;
+    // A code takes two bits and at most ten bytes, or its planes.
+    let bytes = zstd::bulk::decompress(compressed, n.div_ceil(4) + 10 * n).ok()?;
+    let elements = predicted.chunks_exact_mut(W::BYTES);
+    let restore = |element: &mut [u8], code: u64| W::put_key(W::unzigzag(code, W::key(element)), element);
+    match coding {
+        SYMBOLS => {
+            let (symbols, mut others) = bytes.split_at_checked(n.div_ceil(4))?;
+            for (index, element) in elements.enumerate() {
+                let code = match (symbols[index / 4] >> (2 * (index % 4))) & 3 {
+                    3 => take_number(&mut others)?.checked_add(3)?,
+                    code => u64::from(code),
+                };
+                if code != 0 {
+                    restore(element, code);
+                }
+            }
+            others.is_empty().then_some(())
+        }
+        PLANES if bytes.len() == n * W::BYTES => {
+            for (index, element) in elements.enumerate() {
+                let code = (0..W::BYTES).map(|plane| u64::from(bytes[plane * n + index]) << (8 * plane)).sum();
+                restore(element, code);
+            }
+            Some(())
+        }
+        _ => None,
+    }
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let part = u64::from(byte & 0x7F);
+        if part << shift >> shift != part {
+            return None;
+        }
+        number |= part << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_base_comes_back_from_any_guess() {
+        let mut state = 1_u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        for float in [Float::F16, Float::Bf16, Float::F32, Float::F64] {
+            for n in [0, 1, 3, 4, 5, 1000] {
+                let base: Vec<u8> = (0..n * float.bytes()).map(|_| next()).collect();
+                for near in [true, false] {
+                    let guess = |index: usize, byte: u8| {
+                        if near { byte ^ u8::from(index.is_multiple_of(16)) } else { byte.wrapping_mul(77) }
+                    };
+                    let mut guess: Vec<u8> = base.iter().enumerate().map(|(index, &byte)| guess(index, byte)).collect();
+                    let record = encode(float, &base, &guess);
+                    assert_eq!(decode(float, &record, &mut guess), Some(()));
+                    assert_eq!(guess, base, "{float:?} {n} {near}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_anything_else_is_none() {
+        let record = encode(Float::Bf16, &[1, 2, 3, 4], &[9, 9, 9, 9]);
+        for cut in 0..record.len() {
+            assert_eq!(decode(Float::Bf16, &record[..cut], &mut [9; 4]), None, "{cut}");
+        }
+        assert_eq!(decode(Float::Bf16, &record, &mut [9; 400]), None);
+        assert_eq!(decode(Float::Bf16, &[7, 1, 2], &mut [9; 4]), None);
+    }
+}
