@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use reweight::chat::ChatError;
 use reweight::model::ModelError;
 use reweight::text::TextError;
+use reweight_patches::PatchError;
 use reweight_quant::error::{Error as QuantError, FileError, PlanError, RunError};
 
 use crate::ui::Ui;
@@ -126,10 +127,12 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
     if let Some(problem) = cause.downcast_ref::<Problem>() {
         Some((problem.status, problem.hint.clone()))
     } else if let Some(error) = cause.downcast_ref::<QuantError>() {
+        Some((quant_status(error), error.hint()))
+    } else if let Some(error) = cause.downcast_ref::<PatchError>() {
         let status = match error {
-            QuantError::File(error) => file_status(error),
-            QuantError::Run(RunError::Interrupted { .. }) => Status::Interrupted,
-            QuantError::Run(RunError::Mismatch { .. }) => Status::Internal,
+            PatchError::File(error) => file_status(error),
+            PatchError::Quant(error) => quant_status(error),
+            PatchError::Interrupted => Status::Interrupted,
             _ => Status::Usage,
         };
         Some((status, error.hint()))
@@ -154,6 +157,15 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
         Some((Status::Internal, full.then(|| "free some space or write to another disk".to_owned())))
     } else {
         None
+    }
+}
+
+fn quant_status(error: &QuantError) -> Status {
+    match error {
+        QuantError::File(error) => file_status(error),
+        QuantError::Run(RunError::Interrupted { .. }) => Status::Interrupted,
+        QuantError::Run(RunError::Mismatch { .. }) => Status::Internal,
+        _ => Status::Usage,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Quantize and patch model weights: smaller models you can trust.
 //!
 //! This crate is the command line's home and a facade over the libraries: [`quant`] maps, plans, quantizes and writes;
-//! [`model`] runs it; [`awq`] scales its channels; [`blocks`] quantizes it while text goes through; [`demo`] is the bundled model.
+//! [`patches`] adds to it and takes off again; [`model`] runs it; [`awq`] scales its channels; [`blocks`] quantizes it while
+//! text goes through; [`demo`] is the bundled model.
 //!
 //! ```
 //! use reweight::quant::plan::{Method, Plan, PlanOptions};
@@ -22,4 +23,5 @@ pub mod eval;
 pub mod model;
 pub mod text;
 
+pub use reweight_patches as patches;
 pub use reweight_quant as quant;

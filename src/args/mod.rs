@@ -2,6 +2,7 @@
 //! what a verb does is in `commands`. The help of every verb is committed under `tests/cli/snapshots`.
 
 mod measure;
+mod patch;
 mod value;
 
 use std::ffi::OsString;
@@ -14,6 +15,10 @@ use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, Va
 use clap_complete::Shell;
 
 pub(crate) use measure::{Bench, Calibrate, Eval};
+pub(crate) use patch::{
+    Add, Compare, DeltaBits, Extract, List, Patch, PatchDiff, PatchVerb, PatchVerify, PatchWriting, Projection, Remove,
+    Scale,
+};
 pub(crate) use value::{ReportFile, ReportFormat, ShardSize, TensorScheme};
 
 /// Quantize and patch model weights: smaller models you can trust
@@ -50,7 +55,7 @@ const STYLES: Styles = Styles::styled()
 const EXIT_STATUS: &str = "\
 Exit status:
   0    done
-  1    a check failed (verify, diff and eval --fail-above)
+  1    a check failed (verify, patch verify, --fail-above)
   2    wrong usage or bad input
   3    input/output or internal error
   130  interrupted
@@ -139,6 +144,7 @@ pub(crate) enum Verb {
     Eval(Eval),
     Diff(Diff),
     Verify(Verify),
+    Patch(Patch),
     Bench(Bench),
     Generate(Generate),
 }

@@ -25,6 +25,15 @@ pub(crate) struct ReportFile {
     pub(crate) format: ReportFormat,
 }
 
+/// A patch with its strength.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PatchFile {
+    /// The file, or the folder of an adapter.
+    pub(crate) path: PathBuf,
+    /// The strength; finite.
+    pub(crate) strength: f64,
+}
+
 /// How a report is written to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReportFormat {
@@ -103,6 +112,23 @@ fn decimal_times(number: &str, unit: u64) -> Result<u64, String> {
         _ => return Err(format!("`{number}` is not a whole number of bytes")),
     };
     whole.checked_add(part).ok_or_else(too_large)
+}
+
+/// Reads `FILE` or `FILE=ALPHA`. A path that is there is taken whole, since a name may hold a `=`.
+pub(crate) fn patch_file(text: &str) -> Result<PatchFile, String> {
+    let whole = PatchFile { path: text.into(), strength: 1.0 };
+    match text.rsplit_once('=') {
+        Some(_) if whole.path.exists() => Ok(whole),
+        Some((path, alpha)) if !path.is_empty() => Ok(PatchFile { path: path.into(), strength: strength(alpha)? }),
+        None if !text.is_empty() => Ok(whole),
+        _ => Err("expected a file, or a file and its strength, such as fog.patch=0.5".to_owned()),
+    }
+}
+
+/// Reads a strength.
+pub(crate) fn strength(text: &str) -> Result<f64, String> {
+    let strength = text.parse::<f64>().ok().filter(|strength| strength.is_finite());
+    strength.ok_or_else(|| format!("expected a finite number as strength, found `{text}`"))
 }
 
 /// Reads `PATTERN=SCHEME`, split at the last `=` since a tensor's name may hold one and a scheme's never does.
@@ -217,6 +243,24 @@ mod tests {
                 ("int4-g128", None),
                 ("=int4-g128", None),
                 ("*.mlp.*=", None),
+                ("", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn patch_files() {
+        let file = |path: &str, strength| Some(PatchFile { path: path.into(), strength });
+        check(
+            patch_file,
+            &[
+                ("fog.patch", file("fog.patch", 1.0)),
+                ("fog.patch=0.5", file("fog.patch", 0.5)),
+                ("a=b=-2e-1", file("a=b", -0.2)),
+                ("fog.patch=", None),
+                ("fog.patch=x", None),
+                ("fog.patch=inf", None),
+                ("=1", None),
                 ("", None),
             ],
         );

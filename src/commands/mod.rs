@@ -8,6 +8,7 @@ mod eval;
 mod generate;
 mod guidance;
 mod inspect;
+mod patch;
 mod quantize;
 mod verify;
 mod writing;
@@ -37,6 +38,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Status> {
         Verb::Eval(arguments) => eval::run(arguments, kernels, ui),
         Verb::Diff(arguments) => diff::run(arguments, kernels, ui),
         Verb::Verify(arguments) => verify::run(arguments, ui),
+        Verb::Patch(arguments) => patch::run(arguments, ui),
         Verb::Bench(arguments) => bench::run(arguments, &args.global, kernels, ui),
         Verb::Generate(arguments) => generate::run(arguments, ui),
     }

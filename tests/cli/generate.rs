@@ -107,7 +107,7 @@ fn the_manual_page_has_its_sections() {
 fn a_folder_gets_a_page_for_each_verb() {
     let dir = Dir::new();
     let ran = Cmd::new("generate man --out man/man1").in_dir(&dir).run().expect_status(0);
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "wrote 12 pages to `man/man1`\n"));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "wrote 21 pages to `man/man1`\n"));
     let written: Manual = Cmd::new("generate man --out man/man1 --json").in_dir(&dir).run().document();
     let names: Vec<&str> = written.pages.iter().map(|page| page.name.as_str()).collect();
     let expected = [
@@ -120,6 +120,15 @@ fn a_folder_gets_a_page_for_each_verb() {
         "reweight-generate-man.1",
         "reweight-generate.1",
         "reweight-inspect.1",
+        "reweight-patch-add.1",
+        "reweight-patch-compare.1",
+        "reweight-patch-diff.1",
+        "reweight-patch-extract.1",
+        "reweight-patch-list.1",
+        "reweight-patch-remove.1",
+        "reweight-patch-scale.1",
+        "reweight-patch-verify.1",
+        "reweight-patch.1",
         "reweight-quantize.1",
         "reweight-verify.1",
         "reweight.1",

@@ -3,7 +3,7 @@
 use crate::support::Cmd;
 
 /// Every command that has help, and the name of its snapshots.
-const COMMANDS: [(&str, &str); 12] = [
+const COMMANDS: [(&str, &str); 21] = [
     ("", "reweight"),
     ("inspect", "inspect"),
     ("calibrate", "calibrate"),
@@ -12,6 +12,15 @@ const COMMANDS: [(&str, &str); 12] = [
     ("eval", "eval"),
     ("diff", "diff"),
     ("verify", "verify"),
+    ("patch", "patch"),
+    ("patch extract", "patch-extract"),
+    ("patch diff", "patch-diff"),
+    ("patch add", "patch-add"),
+    ("patch remove", "patch-remove"),
+    ("patch scale", "patch-scale"),
+    ("patch list", "patch-list"),
+    ("patch verify", "patch-verify"),
+    ("patch compare", "patch-compare"),
     ("bench", "bench"),
     ("generate", "generate"),
     ("generate completions", "generate-completions"),
@@ -74,9 +83,7 @@ fn help_is_a_verb_too() {
 #[test]
 fn no_verb_is_told_of_that_is_not_there() {
     let help = Cmd::new("--help").run().data();
-    for absent in ["patch", "plan"] {
-        assert!(!help.lines().any(|line| line.starts_with(&format!("  {absent}"))), "{absent} is advertised");
-    }
+    assert!(!help.lines().any(|line| line.starts_with("  plan")), "plan is advertised");
 }
 
 #[test]

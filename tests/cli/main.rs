@@ -11,6 +11,7 @@
 //! - [`guided`]: quantizing by activation statistics.
 //! - [`hostile`]: files that no honest program writes.
 //! - [`linear`]: its weights as packed matrices of the library.
+//! - [`patch`]: patches extracted, added, rescaled and taken off.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
 //! - [`readme`]: examples of the README on the bundled model.
 //! - [`resume`]: the same bytes however a run goes, and what stands in the way of a target.
@@ -32,6 +33,7 @@ mod hostile;
 mod json;
 mod linear;
 mod logits;
+mod patch;
 mod quantize;
 mod readme;
 #[cfg(target_os = "linux")]

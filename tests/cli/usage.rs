@@ -35,10 +35,8 @@ fn what_is_refused_and_how() {
 /// Verbs that come later are unknown until they are there.
 #[test]
 fn verbs_to_come_are_unknown() {
-    for verb in ["patch", "plan"] {
-        let ran = Cmd::new(verb).run().expect_status(2);
-        assert!(ran.stderr.starts_with(&format!("error: unrecognized subcommand '{verb}'\n")), "{}", ran.stderr);
-    }
+    let ran = Cmd::new("plan").run().expect_status(2);
+    assert!(ran.stderr.starts_with("error: unrecognized subcommand 'plan'\n"), "{}", ran.stderr);
 }
 
 /// Wrong usage is found before anything is read or written.

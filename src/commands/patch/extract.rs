@@ -1,0 +1,123 @@
+//! `patch extract` and `patch diff`: patches made of models.
+
+use std::path::Path;
+
+use reweight_patches::difference::difference;
+use reweight_patches::layers::Layers;
+use reweight_patches::packed::Bits;
+use reweight_patches::patch;
+use reweight_patches::signature::{self, Options, Sources, Store, TensorFigures};
+use reweight_patches::values::Float;
+use serde::Serialize;
+
+use crate::args::{DeltaBits, Extract, PatchDiff, Projection};
+use crate::commands::{check_target, open};
+use crate::failure::Status;
+use crate::ui::{Align, Table, Ui, bytes, escape_path};
+
+#[derive(Serialize)]
+struct Document<'a> {
+    out: &'a Path,
+    dry_run: bool,
+    bytes: u64,
+    model_bytes: u64,
+    tensors: &'a [TensorFigures],
+}
+
+pub(super) fn extract(arguments: &Extract, ui: &Ui) -> anyhow::Result<Status> {
+    check_target(&arguments.out, arguments.force)?;
+    let pretrained = arguments.pretrained.as_deref().map(|path| open(path, ui)).transpose()?;
+    let (clean, robust) = (open(&arguments.clean, ui)?, open(&arguments.robust, ui)?);
+    let sources = Sources { pretrained: pretrained.as_ref(), clean: &clean, robust: &robust };
+    let options = Options {
+        name: arguments.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out)),
+        layers: layers(&arguments.layers),
+        projection: match arguments.projection {
+            Projection::Tensor => signature::Projection::Tensor,
+            Projection::Row => signature::Projection::Row,
+            Projection::None => signature::Projection::None,
+        },
+        store: store(arguments.bits),
+    };
+    let figures = if arguments.dry_run {
+        signature::figures(sources, &options)?
+    } else {
+        signature::extract(sources, &options, &arguments.out)?
+    };
+    show(&arguments.out, arguments.dry_run, &clean, &figures, ui)
+}
+
+pub(super) fn diff(arguments: &PatchDiff, ui: &Ui) -> anyhow::Result<Status> {
+    check_target(&arguments.out, arguments.force)?;
+    let (base, new) = (open(&arguments.a, ui)?, open(&arguments.b, ui)?);
+    let name = arguments.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out));
+    let (layers, store) = (layers(&arguments.layers), store(arguments.bits));
+    let figures = if arguments.dry_run {
+        let options = Options { name, layers, projection: signature::Projection::None, store };
+        signature::figures(Sources { pretrained: None, clean: &base, robust: &new }, &options)?
+    } else {
+        difference(&base, &new, name, layers, store, &arguments.out)?
+    };
+    show(&arguments.out, arguments.dry_run, &base, &figures, ui)
+}
+
+fn layers(text: &str) -> Layers {
+    let Ok(layers) = text.parse();
+    layers
+}
+
+fn store(bits: DeltaBits) -> Store {
+    let packed = |bits| Store::Packed(Bits::new(bits).expect("the command line offers these widths only"));
+    match bits {
+        DeltaBits::F32 => Store::Float(Float::F32),
+        DeltaBits::F16 => Store::Float(Float::F16),
+        DeltaBits::Eight => packed(8),
+        DeltaBits::Four => packed(4),
+        DeltaBits::Three => packed(3),
+        DeltaBits::Two => packed(2),
+    }
+}
+
+fn show(
+    out: &Path,
+    dry_run: bool,
+    model: &reweight_quant::store::Model,
+    figures: &[TensorFigures],
+    ui: &Ui,
+) -> anyhow::Result<Status> {
+    let written = if dry_run { 0 } else { std::fs::metadata(out).map_or(0, |metadata| metadata.len()) };
+    let model_bytes = model.weights().iter().map(|weight| weight.stored_bytes() as u64).sum();
+    if ui.json() {
+        ui.document(&Document { out, dry_run, bytes: written, model_bytes, tensors: figures })?;
+        return Ok(Status::Done);
+    }
+    let mut table = Table::new([
+        ("tensor", Align::Left),
+        ("elements", Align::Right),
+        ("difference", Align::Right),
+        ("signature", Align::Right),
+        ("cosine", Align::Right),
+        ("lost", Align::Right),
+        ("taken", Align::Left),
+    ]);
+    for tensor in figures {
+        let lost = tensor.energy_lost.filter(|_| tensor.energy_signature > 0.0);
+        table.row([
+            tensor.name.clone(),
+            tensor.n_elements.to_string(),
+            format!("{:.3e}", tensor.energy_difference),
+            format!("{:.3e}", tensor.energy_signature),
+            format!("{:.3}", tensor.cosine),
+            lost.map_or_else(String::new, |lost| format!("{:.2} %", 100.0 * lost / tensor.energy_signature)),
+            tensor.treatment.clone(),
+        ]);
+    }
+    ui.table(&table)?;
+    if dry_run {
+        ui.print("\nnothing was written")?;
+    } else {
+        let times = model_bytes as f64 / written.max(1) as f64;
+        ui.print(&format!("\n{}: {}, the model is {times:.1} times as large", escape_path(out), bytes(written)))?;
+    }
+    Ok(Status::Done)
+}

@@ -1,0 +1,71 @@
+//! `patch list`: what is on a model, and what the way back takes.
+
+use serde::Serialize;
+
+use super::rewriting::{OnModel, on_model};
+use super::{open, percent};
+use crate::args::List;
+use crate::failure::Status;
+use crate::ui::{Align, Table, Ui, bytes};
+
+#[derive(Serialize)]
+struct Document<'a> {
+    patches: Vec<OnModel<'a>>,
+    n_tensors: usize,
+    touched_bytes: u64,
+    undo_bytes: u64,
+    patch_bytes: u64,
+    model_bytes: u64,
+}
+
+pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
+    let state = open(&arguments.model, ui)?;
+    let model_bytes = state.model().weights().iter().map(|weight| weight.stored_bytes() as u64).sum();
+    let ledger = state.ledger();
+    let patch_bytes = ledger.iter().flat_map(|ledger| &ledger.patches).map(|patch| patch.bytes).sum();
+    let document = Document {
+        patches: ledger.map(on_model).unwrap_or_default(),
+        n_tensors: ledger.map_or(0, |ledger| ledger.tensors.len()),
+        touched_bytes: ledger.map_or(0, reweight_patches::Ledger::touched_bytes),
+        undo_bytes: ledger.map_or(0, |ledger| ledger.undo_bytes),
+        patch_bytes,
+        model_bytes,
+    };
+    if ui.json() {
+        ui.document(&document)?;
+        return Ok(Status::Done);
+    }
+    let Some(ledger) = ledger else {
+        ui.print("no patch is on it")?;
+        return Ok(Status::Done);
+    };
+    let mut table = Table::new([
+        ("patch", Align::Left),
+        ("kind", Align::Left),
+        ("strength", Align::Right),
+        ("bytes", Align::Right),
+        ("digest", Align::Left),
+        ("", Align::Left),
+    ]);
+    for patch in &ledger.patches {
+        table.row([
+            patch.name.clone(),
+            patch.kind.name().to_owned(),
+            patch.strength.to_string(),
+            bytes(patch.bytes),
+            patch.blake3[..16].to_owned(),
+            if patch.transfer { "transfer".to_owned() } else { String::new() },
+        ]);
+    }
+    ui.table(&table)?;
+    ui.print(&format!(
+        "\n{} tensors changed, {} of {}; way back: {} of undo records ({} of what is changed), a full copy would take {}",
+        ledger.tensors.len(),
+        bytes(ledger.touched_bytes()),
+        bytes(model_bytes),
+        bytes(ledger.undo_bytes),
+        percent(ledger.undo_bytes, ledger.touched_bytes()),
+        bytes(model_bytes)
+    ))?;
+    Ok(Status::Done)
+}
