@@ -7,6 +7,7 @@ use reweight_kernels::Kernels;
 use serde::Serialize;
 
 use crate::encode::blocks;
+use crate::manifest::digest_of;
 use crate::store::{Model, Storage, Weight};
 use crate::tensor::shape_text;
 
@@ -59,6 +60,29 @@ pub fn diff(kernels: &Kernels, a: &Model, b: &Model, wanted: impl Fn(&str) -> bo
     let only_in_b: Vec<String> = others.into_keys().filter(|name| wanted(name)).map(ToOwned::to_owned).collect();
     let identical = only_in_a.is_empty() && only_in_b.is_empty() && tensors.iter().all(|tensor| tensor.identical);
     Difference { identical, tensors, only_in_a, only_in_b }
+}
+
+/// BLAKE3 over the values of some weights as f32, names and shapes with them: the same wherever the values are stored.
+///
+/// Cost: reads each weight once, on the threads of the current pool, in memory of a few rows a thread.
+#[must_use]
+pub fn values_digest(kernels: &Kernels, weights: &[&Weight]) -> String {
+    let digests: Vec<(String, String)> = weights
+        .par_iter()
+        .map(|weight| {
+            let mut hasher = blake3::Hasher::new();
+            let mut values = vec![0.0; if weight.rows() == 0 { 0 } else { weight.columns() }];
+            for row in 0..weight.rows() {
+                weight.read_rows(kernels, row..row + 1, &mut values);
+                for value in &values {
+                    hasher.update(&value.to_le_bytes());
+                }
+            }
+            weight.release_rows(0..weight.rows());
+            (format!("{} {}", weight.name, shape_text(&weight.shape)), hasher.finalize().to_string())
+        })
+        .collect();
+    digest_of(digests.iter().map(|(name, digest)| (name, digest)))
 }
 
 #[derive(Clone, Copy)]

@@ -13,10 +13,11 @@ use reweight_kernels::{Grid, Kernels, ScaleFormat};
 use crate::compensate::Factor;
 use crate::error::RunError;
 use crate::importance::Importance;
-use crate::pack::compressed_tensors::{pack_zeros, packed_bytes};
+use crate::pack::{CodedRows, Container, Matrix, PackedTensor};
 use crate::plan::Method;
 use crate::scheme::Scheme;
 use crate::store::Weight;
+use crate::store::safetensors::NewTensor;
 use crate::tensor::Dtype;
 use rows::{Scratch, Stored};
 
@@ -26,34 +27,54 @@ const BLOCK_ELEMENTS: usize = 1 << 16;
 /// Elements read at a time where rows are compared.
 const STEP_ELEMENTS: usize = 1 << 12;
 
-/// Codes, scales and zeros of one tensor, in the container's byte layout. Reused from tensor to tensor.
+/// One tensor in the container's byte layout. Reused from tensor to tensor.
 #[derive(Debug, Default)]
 pub struct Encoded {
-    /// `weight_packed`.
-    pub packed: Vec<u8>,
-    /// `weight_scale`.
-    pub scales: Vec<u8>,
-    /// `weight_zero_point`; empty when symmetric.
-    pub zeros: Vec<u8>,
-    /// `weight_shape`.
-    pub shape: Vec<u8>,
-    /// Zero codes by row, before they are packed down the columns.
-    zero_codes: Vec<u8>,
+    /// What the container is laid out from.
+    rows: CodedRows,
+    /// The tensors of the container, in its order.
+    parts: Vec<Vec<u8>>,
 }
 
 impl Encoded {
     /// Bytes of all buffers for a tensor of that size.
     #[must_use]
-    pub fn bytes_needed(rows: usize, columns: usize, scheme: Scheme, scale_dtype: Dtype) -> usize {
-        let groups = columns.div_ceil(scheme.group_len(columns).max(1));
-        let zeros = if scheme.symmetric() { 0 } else { packed_bytes(rows, scheme.bits()) * groups };
-        rows * packed_bytes(columns, scheme.bits()) + rows * groups * scale_dtype.bytes() + zeros + rows * groups + 16
+    pub fn bytes_needed(container: Container, matrix: Matrix, scale_dtype: Dtype) -> usize {
+        let outputs = container.layout().outputs("", matrix, scale_dtype);
+        let zeros = matrix.rows * matrix.groups();
+        let stored = outputs.iter().map(NewTensor::bytes).sum::<usize>() + zeros;
+        match container {
+            // Codes and scales are stored as they are made.
+            Container::CompressedTensors => stored,
+            _ => stored + matrix.rows * (matrix.row_bytes() + matrix.groups() * scale_dtype.bytes()),
+        }
     }
 
-    /// The tensors of the container, in the order of [`crate::pack::compressed_tensors::outputs`].
+    /// The tensors of the container, in its order.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let zeros = (!self.zeros.is_empty()).then_some(self.zeros.as_slice());
-        [Some(self.packed.as_slice()), Some(&self.scales), zeros, Some(&self.shape)].into_iter().flatten()
+        self.parts.iter().map(Vec::as_slice)
+    }
+
+    /// Takes the codes of a tensor that is quantized already, to be laid out by another container.
+    ///
+    /// # Errors
+    /// `RunError::CannotHold` where they cannot be said there.
+    pub fn repack(
+        &mut self,
+        kernels: &Kernels,
+        weight: &Weight,
+        packed: &PackedTensor,
+        (container, scheme, scale_dtype): (Container, Scheme, Dtype),
+    ) -> Result<(), RunError> {
+        packed.coded_rows(kernels, scale_dtype, &mut self.rows).map_err(|why| RunError::CannotHold {
+            file: weight.file().to_owned(),
+            tensor: weight.name.clone(),
+            container: container.name(),
+            why,
+        })?;
+        let matrix = Matrix { rows: weight.rows(), columns: weight.columns(), scheme };
+        container.layout().lay_out(kernels, matrix, &mut self.rows, &mut self.parts);
+        Ok(())
     }
 }
 
@@ -94,6 +115,8 @@ pub struct Recipe<'a> {
     pub scheme: Scheme,
     /// Element type of the scales: bf16, f16 or f32.
     pub scale_dtype: Dtype,
+    /// What it is laid out as.
+    pub container: Container,
     /// How codes are chosen.
     pub method: Method,
     /// What statistics say about its columns.
@@ -146,18 +169,14 @@ pub fn encode(
     out: &mut Encoded,
 ) -> Result<TensorError, RunError> {
     let (rows, columns, scheme) = (weight.rows(), weight.columns(), recipe.scheme);
-    let groups = columns.div_ceil(scheme.group_len(columns));
-    let row_bytes = packed_bytes(columns, scheme.bits());
+    let matrix = Matrix { rows, columns, scheme };
+    let (groups, row_bytes) = (matrix.groups(), matrix.row_bytes());
     let scale_bytes = groups * recipe.scale_dtype.bytes();
-    out.packed.resize(rows * row_bytes, 0);
-    out.scales.resize(rows * scale_bytes, 0);
-    out.zero_codes.resize(rows * groups, 0);
-    out.shape.clear();
-    out.shape.extend([rows, columns].into_iter().flat_map(|size| (size as u64).to_le_bytes()));
+    out.rows.resize(matrix, recipe.scale_dtype);
     let block = (BLOCK_ELEMENTS / columns).max(1);
-    let parts = (out.packed.par_chunks_mut(block * row_bytes))
-        .zip(out.scales.par_chunks_mut(block * scale_bytes))
-        .zip(out.zero_codes.par_chunks_mut(block * groups));
+    let parts = (out.rows.packed.par_chunks_mut(block * row_bytes))
+        .zip(out.rows.scales.par_chunks_mut(block * scale_bytes))
+        .zip(out.rows.zeros.par_chunks_mut(block * groups));
     let results: Vec<Result<TensorError, (usize, f32)>> = blocks(rows, columns)
         .zip(parts)
         .map_init(
@@ -177,11 +196,7 @@ pub fn encode(
         })?;
         total.add(error);
     }
-    out.zeros.clear();
-    if !scheme.symmetric() {
-        out.zeros.resize(packed_bytes(rows, scheme.bits()) * groups, 0);
-        pack_zeros(scheme.bits(), groups, &out.zero_codes, &mut out.zeros);
-    }
+    recipe.container.layout().lay_out(kernels, matrix, &mut out.rows, &mut out.parts);
     Ok(total)
 }
 

@@ -151,6 +151,34 @@ pub enum PlanError {
         /// As what.
         what: String,
     },
+    /// A scheme that no tensor of the container can have.
+    #[error("{scheme} cannot go into {container}: {why}")]
+    ContainerLimit {
+        /// The container.
+        container: &'static str,
+        /// The scheme asked for.
+        scheme: String,
+        /// The limit.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Codes that cannot be taken over as they are.
+    #[error("tensor {tensor:?} cannot go into {container} as it is: {why}")]
+    CannotRepack {
+        /// The tensor.
+        tensor: String,
+        /// The container.
+        container: &'static str,
+        /// What stands against it.
+        why: String,
+    },
+    /// Nothing is quantized that could change its container.
+    #[error("`{}` holds no tensor that is quantized in a container", model.display())]
+    NothingQuantized {
+        /// The model.
+        model: PathBuf,
+    },
     /// The target is in the way.
     #[error("`{}` exists already", target.display())]
     TargetExists {
@@ -190,6 +218,18 @@ pub enum RunError {
         index: usize,
         /// What it is: `NaN`, `inf` or `-inf`.
         value: f32,
+    },
+    /// Codes that another container cannot say.
+    #[error("tensor {tensor:?} of `{}` cannot go into {container} as it is: {why}", file.display())]
+    CannotHold {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The container.
+        container: &'static str,
+        /// What stands against it.
+        why: String,
     },
     /// Stopped from outside.
     #[error("interrupted")]
@@ -272,6 +312,9 @@ impl PlanError {
             Self::AlreadyQuantized { .. } => {
                 Some("quantize the original, or `reweight convert` it to bf16 first".into())
             }
+            Self::ContainerLimit { hint, .. } => Some(hint.clone()),
+            Self::CannotRepack { .. } => Some("--requantize chooses new codes".into()),
+            Self::NothingQuantized { .. } => Some("`reweight quantize` chooses codes".into()),
             Self::TargetExists { .. } => Some("choose another name, or --force to replace it".into()),
             Self::NothingToDo { .. } => Some("`reweight quantize --dry-run` says why each tensor is kept".into()),
             Self::NeedsFolder { .. } => Some("name the target without an extension".into()),
@@ -285,6 +328,7 @@ impl RunError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::CannotHold { .. } => Some("--requantize chooses new codes".into()),
             Self::NonFinite { tensor, .. } => Some(format!("`--keep '{tensor}'` copies it as it is")),
             Self::Interrupted { partial } => {
                 Some(format!("the same command with --resume goes on; finished tensors are in `{}`", partial.display()))

@@ -101,7 +101,7 @@ impl Manifest {
             let mean = |squared: f64| squared / weight.n_elements().max(1) as f64;
             let TensorError { squared, squared_rtn, output, output_rtn } = record.error();
             let of_rows = |sum: Option<f64>| sum.map(|sum| sum / weight.rows().max(1) as f64);
-            let quantized = matches!(tensor.action, Action::Quantize { .. });
+            let chosen = matches!(tensor.action, Action::Quantize { .. });
             let parts = tensor.outputs.iter().zip(&record.outputs);
             TensorReport {
                 name: tensor.name.clone(),
@@ -110,8 +110,8 @@ impl Manifest {
                 scheme: tensor.to(),
                 reason: tensor.reason.clone(),
                 bytes: tensor.bytes_out(),
-                error_mse: quantized.then(|| mean(squared)),
-                error_mse_rtn: quantized.then(|| mean(squared_rtn)),
+                error_mse: tensor.action.makes_codes().then(|| mean(squared)),
+                error_mse_rtn: chosen.then(|| mean(squared_rtn)),
                 output_mse: of_rows(output),
                 output_mse_rtn: of_rows(output_rtn),
                 source_blake3: record.source.clone(),
@@ -126,7 +126,7 @@ impl Manifest {
         Self {
             schema: SCHEMA,
             tool: concat!("reweight ", env!("CARGO_PKG_VERSION")).to_owned(),
-            method: (!plan.quantized().is_empty()).then(|| plan.method.to_string()),
+            method: plan.chooses_codes().then(|| plan.method.to_string()),
             source_digest: digest_of(tensors.iter().map(|tensor| (&tensor.name, &tensor.source_blake3))),
             target_digest,
             bits_per_weight: bits_per_weight(&tensors),

@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::compensate::Factor;
 use crate::encode::Encoded;
+use crate::pack::{Container, Matrix};
 use crate::plan::{Action, Method, PlannedTensor};
 use crate::store::{Model, Weight};
 
@@ -27,13 +28,14 @@ pub fn is_small(weight: &Weight, tensor: &PlannedTensor) -> bool {
 /// Anonymous memory that a plan will take at its peak, in bytes, with the threads of this process. Mapped files do not
 /// count: the system can drop them.
 #[must_use]
-pub fn peak_anonymous_bytes(model: &Model, tensors: &[PlannedTensor], method: Method) -> usize {
+pub fn peak_anonymous_bytes(model: &Model, tensors: &[PlannedTensor], method: Method, container: Container) -> usize {
     let (mut small, mut large) = (0, 0);
     for (weight, tensor) in model.weights().iter().zip(tensors) {
         let buffers = match tensor.action {
-            Action::Quantize { scheme, scale_dtype } => {
+            Action::Quantize { scheme, scale_dtype } | Action::Repack { scheme, scale_dtype } => {
+                let matrix = Matrix { rows: weight.rows(), columns: weight.columns(), scheme };
                 let factor = if method.compensates() { Factor::bytes_needed(weight.columns()) } else { 0 };
-                Encoded::bytes_needed(weight.rows(), weight.columns(), scheme, scale_dtype) + factor
+                Encoded::bytes_needed(container, matrix, scale_dtype) + factor
             }
             Action::Cast(_) => PIECE_BYTES.min(tensor.bytes_out()),
             Action::Copy => 0,

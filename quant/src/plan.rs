@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::PlanError;
 use crate::memory;
-use crate::pack::compressed_tensors;
+use crate::pack::{Container, Matrix, PackedTensor, compressed_tensors, module_name};
 use crate::pattern::Pattern;
 use crate::roles::{self, Role};
 use crate::scheme::{Group, Scheme};
@@ -82,6 +82,22 @@ pub struct PlanOptions {
     pub max_shard_bytes: usize,
     /// A digest of the statistics that quantizing goes by.
     pub statistics: Option<String>,
+    /// How quantized weights are laid out.
+    pub container: Container,
+    /// What is done with weights that are quantized already.
+    pub quantized: Quantized,
+}
+
+/// What a plan does with weights that are quantized already, in a container or in GGUF blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantized {
+    /// Refuses containers; GGUF blocks are read as floats.
+    #[default]
+    Refuse,
+    /// Takes the codes of containers as they are into another; everything else is copied.
+    Repack,
+    /// Chooses new codes for these, and only for these.
+    Requantize,
 }
 
 impl PlanOptions {
@@ -98,6 +114,8 @@ impl PlanOptions {
             strict: false,
             max_shard_bytes: 5_000_000_000,
             statistics: None,
+            container: Container::CompressedTensors,
+            quantized: Quantized::Refuse,
         }
     }
 }
@@ -111,6 +129,8 @@ pub struct Plan {
     pub n_shards: usize,
     /// The options' method.
     pub method: Method,
+    /// The options' container.
+    pub container: Container,
     /// The options' digest of statistics.
     pub statistics: Option<String>,
     /// Bytes of all source tensors.
@@ -154,6 +174,30 @@ pub enum Action {
         /// Element type of its scales.
         scale_dtype: Dtype,
     },
+    /// Its codes are laid out by another container.
+    Repack {
+        /// Bits, group, symmetry, as they are.
+        scheme: Scheme,
+        /// Element type of its scales in the target.
+        scale_dtype: Dtype,
+    },
+}
+
+impl Action {
+    /// The scheme of what is quantized in the target.
+    #[must_use]
+    pub const fn scheme(self) -> Option<Scheme> {
+        match self {
+            Self::Quantize { scheme, .. } | Self::Repack { scheme, .. } => Some(scheme),
+            Self::Copy | Self::Cast(_) => None,
+        }
+    }
+
+    /// Whether the target holds codes, chosen or taken over.
+    #[must_use]
+    pub const fn makes_codes(self) -> bool {
+        self.scheme().is_some()
+    }
 }
 
 impl PlannedTensor {
@@ -169,7 +213,7 @@ impl PlannedTensor {
         match self.action {
             Action::Copy => self.from.clone(),
             Action::Cast(dtype) => dtype.to_string(),
-            Action::Quantize { scheme, .. } => scheme.to_string(),
+            Action::Quantize { scheme, .. } | Action::Repack { scheme, .. } => scheme.to_string(),
         }
     }
 }
@@ -184,42 +228,49 @@ impl Plan {
         for pattern in options.keep.iter().chain(options.overrides.iter().map(|(pattern, _)| pattern)) {
             pattern.check(model)?;
         }
-        if let (Some(what), Some(_)) = (model.quant_method(), options.scheme) {
+        if let (Some(what), Some(_), Quantized::Refuse) = (model.quant_method(), options.scheme, options.quantized) {
             return Err(PlanError::AlreadyQuantized { model: model.path().to_owned(), what });
         }
-        let mut ignored_modules = Vec::new();
-        let mut tensors = Vec::with_capacity(model.weights().len());
+        let mut decisions = Vec::with_capacity(model.weights().len());
         for weight in model.weights() {
             let role = roles::role(weight, model.config_text("model_type"));
             let (action, reason) = decide(weight, role, options)?;
-            if role.is_linear_module() && !matches!(action, Action::Quantize { .. }) {
-                ignored_modules.push(compressed_tensors::module_name(&weight.name).to_owned());
+            decisions.push(Decision { weight, role, action, reason });
+        }
+        if options.container.layout().one_scheme() {
+            one_scheme(&mut decisions, options)?;
+        }
+        let mut ignored_modules = Vec::new();
+        let mut tensors = Vec::with_capacity(decisions.len());
+        for Decision { weight, role, action, reason } in decisions {
+            if role.is_linear_module() && !action.makes_codes() {
+                ignored_modules.push(module_name(&weight.name).to_owned());
             }
-            let outputs = outputs(weight, action);
-            tensors.push(PlannedTensor {
-                name: weight.name.clone(),
-                from: weight.stored_as(),
-                action,
-                reason,
-                outputs,
-                shard: 0,
-            });
+            let outputs = outputs(weight, action, options.container);
+            let (name, from) = (weight.name.clone(), weight.stored_as());
+            tensors.push(PlannedTensor { name, from, action, reason, outputs, shard: 0 });
         }
         let tied = model.config().and_then(|config| config.get("tie_word_embeddings")).and_then(Value::as_bool);
         if tied.unwrap_or(false) && !ignored_modules.iter().any(|module| module == HEAD) {
             ignored_modules.push(HEAD.to_owned());
         }
-        if options.scheme.is_some() && !tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize { .. })) {
-            return Err(PlanError::NothingToDo { model: model.path().to_owned() });
+        let wants_codes = options.scheme.is_some() || options.quantized == Quantized::Repack;
+        if wants_codes && !tensors.iter().any(|tensor| tensor.action.makes_codes()) {
+            let model = model.path().to_owned();
+            return Err(match options.quantized {
+                Quantized::Refuse => PlanError::NothingToDo { model },
+                Quantized::Repack | Quantized::Requantize => PlanError::NothingQuantized { model },
+            });
         }
         let n_shards = assign_shards(&mut tensors, options.max_shard_bytes);
         Ok(Self {
             n_shards,
             method: options.method,
+            container: options.container,
             statistics: options.statistics.clone(),
             bytes_in: model.weights().iter().map(Weight::stored_bytes).sum(),
             bytes_out: tensors.iter().map(PlannedTensor::bytes_out).sum(),
-            peak_anonymous_bytes: memory::peak_anonymous_bytes(model, &tensors, options.method),
+            peak_anonymous_bytes: memory::peak_anonymous_bytes(model, &tensors, options.method, options.container),
             tensors,
             ignored_modules,
         })
@@ -228,7 +279,8 @@ impl Plan {
     /// What decides the target's bytes, as one digest: another plan or another version of this crate gives another.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let mut text = format!("reweight {} {} {}", env!("CARGO_PKG_VERSION"), self.method, self.n_shards);
+        let version = env!("CARGO_PKG_VERSION");
+        let mut text = format!("reweight {version} {} {} {}", self.container, self.method, self.n_shards);
         text.extend(self.statistics.iter().flat_map(|digest| [" ", digest]));
         for tensor in &self.tensors {
             // Writing into a string cannot fail.
@@ -247,7 +299,7 @@ impl Plan {
                 object.remove("quantization_config");
             }
         } else {
-            let quantization = compressed_tensors::quantization_config(&quantized, &self.ignored_modules);
+            let quantization = self.container.layout().quantization_config(&quantized, &self.ignored_modules);
             config.get_or_insert_with(|| json!({}))["quantization_config"] = quantization;
         }
         let dtype = self.model_dtype();
@@ -259,11 +311,19 @@ impl Plan {
         config
     }
 
+    /// The file that repeats the settings of `config.json` for older loaders, and its content.
+    #[must_use]
+    pub fn settings_file(&self) -> Option<(&'static str, Value)> {
+        let quantized = self.quantized();
+        let name = self.container.layout().settings_file().filter(|_| !quantized.is_empty())?;
+        Some((name, self.container.layout().quantization_config(&quantized, &self.ignored_modules)))
+    }
+
     /// The element type that most unquantized floats were cast to, in the spelling of `config.json`.
     fn model_dtype(&self) -> Option<&'static str> {
         let cast = self.tensors.iter().find_map(|tensor| match tensor.action {
             Action::Cast(dtype) => Some(dtype),
-            Action::Copy | Action::Quantize { .. } => None,
+            Action::Copy | Action::Quantize { .. } | Action::Repack { .. } => None,
         });
         match cast? {
             Dtype::Bf16 => Some("bfloat16"),
@@ -273,14 +333,16 @@ impl Plan {
         }
     }
 
+    /// Whether codes are chosen anywhere, by the method.
+    #[must_use]
+    pub fn chooses_codes(&self) -> bool {
+        self.tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize { .. }))
+    }
+
     /// Names and schemes of what is quantized.
     #[must_use]
     pub fn quantized(&self) -> Vec<(&str, Scheme)> {
-        let quantized = self.tensors.iter().filter_map(|tensor| match tensor.action {
-            Action::Quantize { scheme, .. } => Some((tensor.name.as_str(), scheme)),
-            Action::Copy | Action::Cast(_) => None,
-        });
-        quantized.collect()
+        self.tensors.iter().filter_map(|tensor| Some((tensor.name.as_str(), tensor.action.scheme()?))).collect()
     }
 
     /// How many tensors each scheme or dtype is given to, by its name.
@@ -294,8 +356,29 @@ impl Plan {
     }
 }
 
+/// What is done with a weight, before all of them are looked at together.
+struct Decision<'a> {
+    weight: &'a Weight,
+    role: Role,
+    action: Action,
+    reason: String,
+}
+
 fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action, String), PlanError> {
     let unquantized = unquantized_action(weight, options.dtype);
+    let is_quantized = match &weight.storage {
+        Storage::Packed(_) => true,
+        Storage::Ggml(blocks) => blocks.plain_dtype().is_none(),
+        Storage::Plain(_) => false,
+    };
+    match (options.quantized, &weight.storage) {
+        (Quantized::Refuse, _) => {}
+        (Quantized::Repack, Storage::Packed(packed)) => {
+            return Ok((repack(weight, packed, options.container)?, String::new()));
+        }
+        (Quantized::Requantize, _) if is_quantized => {}
+        (Quantized::Repack | Quantized::Requantize, _) => return Ok((unquantized, String::new())),
+    }
     let asked = options.overrides.iter().rev().find(|(pattern, _)| pattern.matches(&weight.name));
     if let Some(pattern) = options.keep.iter().find(|pattern| pattern.matches(&weight.name)) {
         return Ok((unquantized, format!("--keep {}", pattern.text())));
@@ -333,13 +416,87 @@ fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action,
     if let Some((pattern, _)) = asked {
         reason = format!("--tensor {}{}{reason}", pattern.text(), if reason.is_empty() { "" } else { ", " });
     }
+    if let Some(why) = options.container.layout().shape_limit(weight.rows(), weight.columns(), fitted.bits()) {
+        return if asked.is_some() || options.strict {
+            let (tensor, scheme) = (weight.name.clone(), fitted.to_string());
+            Err(PlanError::CannotQuantize { tensor, scheme, why })
+        } else {
+            Ok((unquantized, why))
+        };
+    }
     // Loaders compute in the dtype of the model, so only scales of that dtype mean the same to all of them.
     let scale_dtype = options.scale_dtype.unwrap_or(match options.dtype.or(weight.dtype()) {
         Some(Dtype::F16) => Dtype::F16,
         Some(Dtype::F32 | Dtype::F64) => Dtype::F32,
         _ => Dtype::Bf16,
     });
+    if let Some(why) = options.container.scheme_limit(fitted, scale_dtype) {
+        let (container, scheme) = (options.container.name(), fitted.to_string());
+        let hint = format!("{} goes into {container}", options.container.default_scheme());
+        return Err(PlanError::ContainerLimit { container, scheme, why, hint });
+    }
     Ok((Action::Quantize { scheme: fitted, scale_dtype }, reason))
+}
+
+/// Codes as they are in another container, or why they cannot be.
+fn repack(weight: &Weight, packed: &PackedTensor, container: Container) -> Result<Action, PlanError> {
+    let layout = container.layout();
+    // An asymmetric container says a symmetric zero too.
+    let scheme = if container == Container::Awq { packed.scheme().asymmetric() } else { packed.scheme() };
+    let scale_dtype = layout.float_dtype().unwrap_or(packed.scale_dtype());
+    let why = if packed.is_reordered() {
+        Some("its columns are grouped in another order than their own".to_owned())
+    } else {
+        let shape = layout.shape_limit(weight.rows(), weight.columns(), scheme.bits());
+        shape.or_else(|| layout.scheme_limit(scheme, scale_dtype))
+    };
+    match why {
+        Some(why) => Err(PlanError::CannotRepack { tensor: weight.name.clone(), container: container.name(), why }),
+        None => Ok(Action::Repack { scheme, scale_dtype }),
+    }
+}
+
+/// Brings all tensors to one scheme, where the container states but one: the smallest group that any of them needs.
+fn one_scheme(decisions: &mut [Decision<'_>], options: &PlanOptions) -> Result<(), PlanError> {
+    let container = options.container.name();
+    let schemes: Vec<Scheme> = decisions.iter().filter_map(|decision| decision.action.scheme()).collect();
+    let Some(&first) = schemes.first() else { return Ok(()) };
+    if schemes.iter().all(|scheme| *scheme == first) {
+        return Ok(());
+    }
+    let limit = |scheme: Scheme| {
+        let (scheme, hint) = (scheme.to_string(), "compressed-tensors holds several".to_owned());
+        PlanError::ContainerLimit {
+            container,
+            scheme,
+            why: format!("it states one scheme for all, here {first}"),
+            hint,
+        }
+    };
+    if let Some(other) = schemes.iter().find(|scheme| scheme.with_group(first.group()) != first) {
+        return Err(limit(*other));
+    }
+    if let Some(other) = schemes.iter().find(|scheme| **scheme != first)
+        && (options.strict || options.quantized == Quantized::Repack)
+    {
+        return Err(limit(*other));
+    }
+    let sizes = schemes.iter().filter_map(|scheme| match scheme.group() {
+        Group::Size(size) => Some(size),
+        Group::Channel => None,
+    });
+    let Some(smallest) = sizes.min() else { return Ok(()) };
+    for decision in decisions {
+        let Action::Quantize { scheme, scale_dtype } = decision.action else { continue };
+        if scheme.group() == Group::Channel {
+            decision.action = unquantized_action(decision.weight, options.dtype);
+            decision.reason = format!("{container} states one group for all, and {smallest} does not divide it");
+        } else if scheme.group() != Group::Size(smallest) {
+            decision.action = Action::Quantize { scheme: scheme.with_group(Group::Size(smallest)), scale_dtype };
+            decision.reason = format!("{container} states one group for all");
+        }
+    }
+    Ok(())
 }
 
 /// The largest power of two that divides the row, where the group asked for does not.
@@ -379,12 +536,13 @@ fn unquantized_action(weight: &Weight, dtype: Option<Dtype>) -> Action {
     }
 }
 
-fn outputs(weight: &Weight, action: Action) -> Vec<NewTensor> {
+fn outputs(weight: &Weight, action: Action, container: Container) -> Vec<NewTensor> {
     let plain = |dtype| vec![NewTensor { name: weight.name.clone(), dtype, shape: weight.shape.clone() }];
     match action {
         Action::Cast(dtype) => plain(dtype),
-        Action::Quantize { scheme, scale_dtype } => {
-            compressed_tensors::outputs(&weight.name, weight.rows(), weight.columns(), scheme, scale_dtype)
+        Action::Quantize { scheme, scale_dtype } | Action::Repack { scheme, scale_dtype } => {
+            let matrix = Matrix { rows: weight.rows(), columns: weight.columns(), scheme };
+            container.layout().outputs(&weight.name, matrix, scale_dtype)
         }
         Action::Copy => plain(match &weight.storage {
             Storage::Plain(tensor) => tensor.dtype,

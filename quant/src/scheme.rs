@@ -65,6 +65,12 @@ impl Scheme {
         Self { group, ..self }
     }
 
+    /// The same bits and group, with a zero point that is stored.
+    #[must_use]
+    pub const fn asymmetric(self) -> Self {
+        Self { symmetric: false, ..self }
+    }
+
     /// Channels that share a scale in a row of `columns`.
     #[must_use]
     pub fn group_len(self, columns: usize) -> usize {

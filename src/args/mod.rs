@@ -190,12 +190,12 @@ pub(crate) struct Quantize {
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
     pub(crate) target: PathBuf,
 
-    /// How weights are stored
+    /// How weights are stored [default: int4-g128]
     ///
     /// For example `int4-g128` (4 bits, groups of 128 input channels that share a scale and a zero point), `int4-g128-sym`
-    /// (no zero point) or `int3-g64`.
-    #[arg(long, value_name = "SCHEME", default_value = "int4-g128", value_hint = ValueHint::Other)]
-    pub(crate) scheme: String,
+    /// (no zero point, the default of `gptq`) or `int3-g64`.
+    #[arg(long, value_name = "SCHEME", value_hint = ValueHint::Other)]
+    pub(crate) scheme: Option<String>,
 
     /// Choice of values [rtn, search, awq, gptq, best]
     ///
@@ -212,7 +212,9 @@ pub(crate) struct Quantize {
 
     /// Layout [default: compressed-tensors]
     ///
-    /// How the files of TARGET are laid out: `compressed-tensors` is the layout of the library of that name.
+    /// How the files of TARGET are laid out: `compressed-tensors` as the library of that name does; `awq` as AutoAWQ (version gemm,
+    /// 4 bits, asymmetric); `gptq` as AutoGPTQ (2, 3, 4 or 8 bits, symmetric), `gptq-v2` with zeros as they are. The last three
+    /// hold one scheme for all and floats in f16.
     #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]
     pub(crate) to: Container,
@@ -297,14 +299,17 @@ pub(crate) struct Guidance {
     pub(crate) scales_out: Option<PathBuf>,
 }
 
-/// Write an unquantized copy of a model
+/// Write a model in another layout
 ///
-/// Turns every stored weight back into floating point, for tools that read nothing else.
+/// Takes the codes of a quantized model into another layout as they are, or turns every stored weight back into floating point.
+/// Codes that the layout cannot hold are an error that says why, unless --requantize chooses new ones.
 #[derive(Debug, PartialEq, Group)]
 #[command(after_long_help = "\
 Examples:
   reweight convert model-q4_k_m.gguf ./model-bf16 --to bf16
-  reweight convert ./model-int4 ./model-f32 --to f32 --dry-run")]
+  reweight convert ./model-awq ./model-int4 --to compressed-tensors
+  reweight convert ./model-int4-sym ./model-gptq --to gptq
+  reweight convert ./model-int4 ./model-awq --to awq --requantize")]
 pub(crate) struct Convert {
     /// Folder, .safetensors file or .gguf file
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
@@ -314,11 +319,23 @@ pub(crate) struct Convert {
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
     pub(crate) target: PathBuf,
 
-    /// Type of what is written [bf16, f16, f32]
+    /// Float type (bf16, f16, f32) or layout
     ///
-    /// Tensors that hold integers or flags keep their type.
-    #[arg(long, value_enum, value_name = "DTYPE", hide_possible_values = true)]
-    pub(crate) to: FloatDtype,
+    /// With a type, every weight becomes floating point; tensors that hold integers or flags keep theirs. With a layout
+    /// (`compressed-tensors`, `awq`, `gptq`, `gptq-v2`), quantized weights keep their values bit for bit, and everything
+    /// else is copied.
+    #[arg(long, value_enum, value_name = "LAYOUT", hide_possible_values = true)]
+    pub(crate) to: ConvertTo,
+
+    /// Choose new codes, by search, for quantized weights
+    ///
+    /// Loses a little more each time; quantizing the original is better.
+    #[arg(long)]
+    pub(crate) requantize: bool,
+
+    /// With --requantize, how weights are stored
+    #[arg(long, value_name = "SCHEME", value_hint = ValueHint::Other, requires = "requantize")]
+    pub(crate) scheme: Option<String>,
 
     /// How files are written.
     #[command(flatten)]
@@ -471,6 +488,55 @@ pub(crate) enum Container {
     /// safetensors as the compressed-tensors library lays them out
     #[default]
     CompressedTensors,
+    /// safetensors as `AutoAWQ` lays them out
+    Awq,
+    /// safetensors as `AutoGPTQ` lays them out
+    Gptq,
+    /// The same with zeros as they are
+    GptqV2,
+}
+
+impl Container {
+    /// The layout itself.
+    pub(crate) const fn layout(self) -> reweight_quant::pack::Container {
+        use reweight_quant::pack::Container as Layout;
+        match self {
+            Self::CompressedTensors => Layout::CompressedTensors,
+            Self::Awq => Layout::Awq,
+            Self::Gptq => Layout::Gptq,
+            Self::GptqV2 => Layout::GptqV2,
+        }
+    }
+}
+
+/// What `convert` writes: floats, or codes in a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConvertTo {
+    /// Every weight in floating point.
+    Floats(FloatDtype),
+    /// Codes in this layout.
+    Codes(Container),
+}
+
+impl ValueEnum for ConvertTo {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Floats(FloatDtype::Bf16),
+            Self::Floats(FloatDtype::F16),
+            Self::Floats(FloatDtype::F32),
+            Self::Codes(Container::CompressedTensors),
+            Self::Codes(Container::Awq),
+            Self::Codes(Container::Gptq),
+            Self::Codes(Container::GptqV2),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Self::Floats(dtype) => dtype.to_possible_value(),
+            Self::Codes(container) => container.to_possible_value(),
+        }
+    }
 }
 
 /// A floating-point type, or the one that fits best.

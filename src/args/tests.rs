@@ -47,7 +47,7 @@ fn quantize_alone_has_the_documented_defaults() {
     let expected = Quantize {
         model: "m".into(),
         target: "t".into(),
-        scheme: "int4-g128".to_owned(),
+        scheme: None,
         method: None,
         guidance: no_guidance(),
         to: Container::CompressedTensors,
@@ -71,7 +71,7 @@ fn quantize_takes_every_option() {
     let expected = Quantize {
         model: "m".into(),
         target: "t".into(),
-        scheme: "int3-g64".to_owned(),
+        scheme: Some("int3-g64".to_owned()),
         method: Some(Method::Rtn),
         guidance: no_guidance(),
         to: Container::CompressedTensors,
@@ -90,7 +90,14 @@ fn quantize_takes_every_option() {
 #[test]
 fn other_verbs() {
     let inspect = Inspect { model: "m".into(), tensors: Some("*.q".to_owned()) };
-    let convert = Convert { model: "m".into(), target: "t".into(), to: FloatDtype::Bf16, writing: plain_writing() };
+    let convert = Convert {
+        model: "m".into(),
+        target: "t".into(),
+        to: ConvertTo::Floats(FloatDtype::Bf16),
+        requantize: false,
+        scheme: None,
+        writing: plain_writing(),
+    };
     let diff = Diff { a: "x".into(), b: "y".into(), fail_above: Some(1e-5), tensors: None };
     let rows = [
         (vec!["inspect", "m", "--tensors", "*.q"], Verb::Inspect(inspect)),

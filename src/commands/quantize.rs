@@ -11,9 +11,9 @@ use reweight_quant::awq::{Chosen, Mapping};
 use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::manifest::{Manifest, TensorReport};
-use reweight_quant::pack::compressed_tensors;
+use reweight_quant::pack::{Container, compressed_tensors};
 use reweight_quant::pattern::Pattern;
-use reweight_quant::plan::{Plan, PlanOptions};
+use reweight_quant::plan::{Plan, PlanOptions, Quantized};
 use reweight_quant::scheme::Scheme;
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
     let started = Instant::now();
     let options = options(arguments)?;
     let model = super::open(&arguments.model, ui)?;
-    let target = writing::target(&model, &arguments.target, "compressed-tensors", false)?;
+    let target = writing::target(&model, &arguments.target, arguments.to.layout().name(), false)?;
     writing::check(&model, target, &arguments.writing)?;
     let done = if guidance::block_by_block(&arguments.guidance, options.method) {
         block_by_block(arguments, &model, options, target, kernels, ui)?
@@ -194,6 +194,7 @@ fn block_by_block(
 }
 
 fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
+    let container = arguments.to.layout();
     let scheme = |text: &str| text.parse::<Scheme>().map_err(reweight_quant::Error::from);
     let mut overrides = Vec::with_capacity(arguments.tensor.len());
     for tensor in &arguments.tensor {
@@ -201,13 +202,15 @@ fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
     }
     let keep: Result<Vec<Pattern>, _> = arguments.keep.iter().map(|pattern| Pattern::new(pattern)).collect();
     Ok(PlanOptions {
-        scheme: Some(scheme(&arguments.scheme)?),
+        scheme: Some(arguments.scheme.as_deref().map_or_else(|| Ok(container.default_scheme()), scheme)?),
         method: guidance::method(arguments.method, &arguments.guidance)?,
         statistics: None,
         overrides,
         keep: keep?,
         scale_dtype: dtype(arguments.scale_dtype),
-        dtype: dtype(arguments.dtype),
+        dtype: dtype(arguments.dtype).or(container.float_dtype()),
+        container,
+        quantized: Quantized::Refuse,
         strict: arguments.strict,
         max_shard_bytes: usize::try_from(arguments.writing.max_shard_size.0)
             .context("--max-shard-size is too large")?,
@@ -231,7 +234,7 @@ fn tell(model: &Model, plan: &Plan, ui: &Ui) {
             "{fallbacks} tensors get a smaller group than asked for, because it does not divide their width"
         ));
     }
-    if compressed_tensors::transformers_refuses(&plan.quantized()) {
+    if plan.container == Container::CompressedTensors && compressed_tensors::transformers_refuses(&plan.quantized()) {
         ui.warn(
             "transformers 5.23 loads a folder with several schemes only if all are symmetric; \
              one scheme for all (such as int4-g64) or schemes ending in -sym load everywhere",

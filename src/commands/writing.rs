@@ -105,6 +105,7 @@ const fn decision(action: Action) -> &'static str {
         Action::Copy => "copy",
         Action::Cast(_) => "cast",
         Action::Quantize { .. } => "quantize",
+        Action::Repack { .. } => "repack",
     }
 }
 

@@ -147,7 +147,7 @@ impl Scratch {
 
     fn store(&self, kernels: &Kernels, recipe: &Recipe<'_>, index: usize, stored: &mut Stored<'_>) {
         let groups = self.scales.len();
-        let row_bytes = crate::pack::compressed_tensors::packed_bytes(self.row.len(), recipe.scheme.bits());
+        let row_bytes = crate::pack::packed_bytes(self.row.len(), recipe.scheme.bits());
         let scale_bytes = groups * recipe.scale_dtype.bytes();
         kernels.pack(recipe.scheme.bits(), &self.codes, &mut stored.packed[index * row_bytes..][..row_bytes]);
         write_elements(

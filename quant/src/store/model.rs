@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::error::FileError;
-use crate::pack::compressed_tensors;
+use crate::pack::{self, Container};
 use crate::store::folder::Folder;
 use crate::store::gguf::GgufFile;
 use crate::store::safetensors::SafetensorsFile;
@@ -73,7 +73,7 @@ impl Model {
             Some("gguf") => Self::open_gguf(path, path),
             Some("safetensors") => {
                 let file = SafetensorsFile::open(path)?;
-                let weights = join_quantized(weights_of(&file, |_| true))?;
+                let weights = join_quantized(weights_of(&file, |_| true), None)?;
                 Ok(Self::new(path, ModelLayout::Safetensors, weights))
             }
             _ => Err(FileError::NoModel {
@@ -94,10 +94,10 @@ impl Model {
             (false, Single::Safetensors(name)) => weights_of(&open_file(folder, &name)?, |_| true),
             (false, Single::Gguf(name)) => return Self::open_gguf(&folder.root().join(name), folder.root()),
         };
-        let mut model = Self::new(folder.root(), ModelLayout::Folder, join_quantized(weights)?);
-        if folder.contains(CONFIG_NAME) {
-            model.config = Some(read_config(folder)?);
-        }
+        let config = folder.contains(CONFIG_NAME).then(|| read_config(folder)).transpose()?;
+        let weights = join_quantized(weights, config.as_ref())?;
+        let mut model = Self::new(folder.root(), ModelLayout::Folder, weights);
+        model.config = config;
         for name in names {
             if is_side_file(&name) {
                 model.side_files.push(SideFile { bytes: folder.bytes(&name)?, name });
@@ -224,9 +224,17 @@ impl Model {
     /// How it is quantized already, or `None`.
     #[must_use]
     pub fn quant_method(&self) -> Option<String> {
-        let named = self.config.as_ref().and_then(compressed_tensors::quant_method);
-        let packed = self.weights.iter().any(|weight| matches!(weight.storage, Storage::Packed(_)));
-        named.or_else(|| packed.then(|| compressed_tensors::QUANT_METHOD.to_owned()))
+        let named = self.config.as_ref().and_then(pack::quant_method).map(ToOwned::to_owned);
+        named.or_else(|| Some(self.container()?.quant_method().to_owned()))
+    }
+
+    /// The container of its quantized weights, or `None` where none is in one.
+    #[must_use]
+    pub fn container(&self) -> Option<Container> {
+        self.weights.iter().find_map(|weight| match &weight.storage {
+            Storage::Packed(packed) => Some(packed.container()),
+            Storage::Plain(_) | Storage::Ggml(_) => None,
+        })
     }
 }
 
@@ -287,12 +295,8 @@ fn weights_of(file: &SafetensorsFile, wanted: impl Fn(&str) -> bool) -> Vec<Weig
         .collect()
 }
 
-fn join_quantized(weights: Vec<Weight>) -> Result<Vec<Weight>, FileError> {
-    if weights.iter().any(|weight| weight.name.ends_with(".weight_packed")) {
-        compressed_tensors::join(weights)
-    } else {
-        Ok(weights)
-    }
+fn join_quantized(weights: Vec<Weight>, config: Option<&Value>) -> Result<Vec<Weight>, FileError> {
+    if pack::holds_codes(&weights) { pack::join(weights, config) } else { Ok(weights) }
 }
 
 /// Reads the index and requires that it and the shards agree on every name.
@@ -345,7 +349,8 @@ fn extension(name: &str) -> &str {
 fn is_side_file(name: &str) -> bool {
     let file = name.rsplit('/').next().unwrap_or(name);
     let known = ["json", "jsonl", "txt", "model", "jinja", "md", "py", "tiktoken", "spm", "bpe", "vocab", "merges"];
-    let written_anew = name == CONFIG_NAME || name == MANIFEST_NAME || file.ends_with(".index.json");
+    let settings = ["quantize_config.json", "quant_config.json"].contains(&name);
+    let written_anew = settings || name == CONFIG_NAME || name == MANIFEST_NAME || file.ends_with(".index.json");
     let licence = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|start| file.starts_with(start));
     let of_ledger = name.split('/').next() == Some(LEDGER_NAME);
     !written_anew && !of_ledger && (known.contains(&extension(name)) || licence)

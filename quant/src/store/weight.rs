@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use reweight_kernels::Kernels;
 
-use crate::pack::compressed_tensors::PackedTensor;
+use crate::pack::PackedTensor;
 use crate::store::{Bytes, GgmlRows, Scaling, float8};
 use crate::tensor::Dtype;
 
@@ -32,7 +32,7 @@ pub enum Storage {
     Plain(PlainTensor),
     /// GGUF blocks.
     Ggml(GgmlRows),
-    /// Codes, scales and zeros of the compressed-tensors container.
+    /// Codes, scales and zeros of a container.
     Packed(Box<PackedTensor>),
 }
 

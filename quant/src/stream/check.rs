@@ -46,7 +46,7 @@ pub(super) fn check(
         if digests != record.outputs {
             return Err(mismatch(&source.name, "digest", record.outputs.join(" "), digests.join(" ")));
         }
-        if let Action::Quantize { scheme, .. } = plan.tensors[index].action {
+        if let Action::Quantize { scheme, .. } | Action::Repack { scheme, .. } = plan.tensors[index].action {
             let found = squared_error(control.kernels, source, stored, scheme);
             if found.to_bits() != record.squared.to_bits() {
                 return Err(mismatch(&source.name, "squared error", record.squared.to_string(), found.to_string()));

@@ -115,7 +115,7 @@ impl<'a> Work<'a> {
     fn produce(&self, indices: &[usize], jobs: &SyncSender<Job>, buffers: &Receiver<Encoded>) -> Result<(), Error> {
         for &index in indices {
             self.check_stop()?;
-            let job = if matches!(self.plan.tensors[index].action, Action::Quantize { .. }) {
+            let job = if self.plan.tensors[index].action.makes_codes() {
                 let Ok(mut encoded) = buffers.recv() else { return Ok(()) };
                 let Some((error, source)) = self.encode(index, &mut encoded)? else { continue };
                 self.note_memory();
@@ -149,12 +149,22 @@ impl<'a> Work<'a> {
 
     /// Quantizes a tensor, if that is its plan, and digests its source.
     fn encode(&self, index: usize, encoded: &mut Encoded) -> Result<Option<(TensorError, blake3::Hash)>, RunError> {
-        let Action::Quantize { scheme, scale_dtype } = self.plan.tensors[index].action else { return Ok(None) };
         let weight = &self.model.weights()[index];
+        let (scheme, scale_dtype) = match (self.plan.tensors[index].action, &weight.storage) {
+            (Action::Quantize { scheme, scale_dtype }, _) => (scheme, scale_dtype),
+            (Action::Repack { scheme, scale_dtype }, Storage::Packed(packed)) => {
+                encoded.repack(self.control.kernels, weight, packed, (self.plan.container, scheme, scale_dtype))?;
+                let source = weight.digest();
+                weight.release_rows(0..weight.rows());
+                return Ok(Some((TensorError::default(), source)));
+            }
+            _ => return Ok(None),
+        };
         let (kernels, method) = (self.control.kernels, self.plan.method);
         let input = self.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
         let importance = input.and_then(|input| Importance::of(kernels, input, weight, method.compensates()));
-        let recipe = Recipe { scheme, scale_dtype, method, importance: importance.as_ref() };
+        let container = self.plan.container;
+        let recipe = Recipe { scheme, scale_dtype, container, method, importance: importance.as_ref() };
         let mut error = encode(kernels, weight, &recipe, encoded)?;
         if method.compensates() && error.output > error.output_rtn {
             // Statistics that tell too little; ranges and nearest codes then.

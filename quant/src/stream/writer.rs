@@ -187,6 +187,9 @@ fn write_side_files(
     if let Some(config) = plan.config(model) {
         write(CONFIG_NAME, format!("{config:#}\n").as_bytes())?;
     }
+    if let Some((name, settings)) = plan.settings_file() {
+        write(name, format!("{settings:#}\n").as_bytes())?;
+    }
     if let Some((name, text)) = shards::index(plan) {
         write(&name, text.as_bytes())?;
     }

@@ -1,0 +1,279 @@
+//! From the tensors of a file to quantized weights: finds those of one module, and checks them against one another. Whatever
+//! they are, the answer is weights or an error.
+
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::gptq;
+use super::rows::{Matrix, packed_bytes};
+use super::{Container, PackedTensor};
+use crate::error::FileError;
+use crate::scheme::{Group, Scheme};
+use crate::store::weight::{PlainTensor, Storage, Weight};
+use crate::tensor::{Dtype, shape_text};
+
+/// What each tensor of a quantized module is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Codes,
+    Scales,
+    Zeros,
+    Shape,
+    GroupOf,
+}
+
+/// Suffixes of compressed-tensors.
+const PACKED: [(&str, Part); 5] = [
+    ("weight_packed", Part::Codes),
+    ("weight_scale", Part::Scales),
+    ("weight_zero_point", Part::Zeros),
+    ("weight_shape", Part::Shape),
+    ("weight_g_idx", Part::GroupOf),
+];
+
+/// Suffixes of `AutoAWQ` and GPTQ.
+const WORDS: [(&str, Part); 4] =
+    [("qweight", Part::Codes), ("scales", Part::Scales), ("qzeros", Part::Zeros), ("g_idx", Part::GroupOf)];
+
+/// Types of scales that can be read.
+const SCALES: [Dtype; 3] = [Dtype::Bf16, Dtype::F16, Dtype::F32];
+
+/// Most rows or columns of a stored shape.
+const SIZE_MAX: usize = 1 << 40;
+
+/// Whether any of these tensors is a quantized weight's codes.
+pub(crate) fn holds_codes(weights: &[Weight]) -> bool {
+    weights.iter().any(|weight| weight.name.ends_with(".weight_packed") || weight.name.ends_with(".qweight"))
+}
+
+/// Joins the tensors of each quantized weight into one logical weight; everything else stays as it is. `config` is the model's
+/// configuration, where there is one.
+///
+/// # Errors
+/// `FileError::Malformed` where tensors of a weight are missing or do not fit one another, `FileError::Unsupported` for
+/// layouts that this toolkit does not read.
+pub(crate) fn join(weights: Vec<Weight>, config: Option<&Value>) -> Result<Vec<Weight>, FileError> {
+    let words: HashSet<String> =
+        weights.iter().filter_map(|weight| weight.name.strip_suffix(".qweight").map(ToOwned::to_owned)).collect();
+    let mut modules: BTreeMap<(String, bool), BTreeMap<Part, Weight>> = BTreeMap::new();
+    let mut joined = Vec::with_capacity(weights.len());
+    for weight in weights {
+        let place = weight.name.rsplit_once('.').and_then(|(module, suffix)| {
+            let find =
+                |suffixes: &[(&str, Part)]| suffixes.iter().find(|(known, _)| *known == suffix).map(|(_, part)| *part);
+            // `scales` alone is a name that anything may have.
+            let of_words = words.contains(module).then(|| find(&WORDS)).flatten();
+            of_words
+                .map(|part| (true, part))
+                .or_else(|| find(&PACKED).map(|part| (false, part)))
+                .map(|(words, part)| ((module.to_owned(), words), part))
+        });
+        match place {
+            Some((module, part)) => drop(modules.entry(module).or_default().insert(part, weight)),
+            None => joined.push(weight),
+        }
+    }
+    let plain: HashSet<String> = joined.iter().map(|weight| weight.name.clone()).collect();
+    let settings = config.and_then(|config| config.get("quantization_config"));
+    let mut last: Option<String> = None;
+    for ((module, is_words), parts) in modules {
+        let name = format!("{module}.weight");
+        let any = parts.values().next().map_or_else(Default::default, |part| Arc::clone(&part.file));
+        let format = if is_words { words_format(settings) } else { "compressed-tensors" };
+        let malformed = |what: String| FileError::Malformed {
+            path: any.as_ref().clone(),
+            format,
+            what: format!("module {module:?}: {what}"),
+        };
+        if plain.contains(&name) || last.as_ref() == Some(&name) {
+            return Err(malformed("its weight is there twice".to_owned()));
+        }
+        let module_parts = ModuleParts { parts: &parts, malformed: &malformed, file: &any };
+        let (shape, packed) = if is_words { module_parts.words(settings)? } else { module_parts.packed()? };
+        last = Some(name.clone());
+        joined.push(Weight {
+            name,
+            shape,
+            file: any.clone(),
+            storage: Storage::Packed(Box::new(packed)),
+            scaling: None,
+        });
+    }
+    Ok(joined)
+}
+
+/// The name of a format of `qweight` tensors, for messages.
+fn words_format(settings: Option<&Value>) -> &'static str {
+    match settings.and_then(|settings| settings.get("quant_method")).and_then(Value::as_str) {
+        Some("awq") => "AWQ",
+        _ => "GPTQ",
+    }
+}
+
+/// The tensors of one module, and how to speak of them.
+struct ModuleParts<'a> {
+    parts: &'a BTreeMap<Part, Weight>,
+    malformed: &'a dyn Fn(String) -> FileError,
+    file: &'a Path,
+}
+
+impl ModuleParts<'_> {
+    /// A tensor of one of some types and of a number of dimensions, if it is there.
+    fn find(&self, part: Part, allowed: &[Dtype], rank: usize) -> Result<Option<(PlainTensor, &[usize])>, FileError> {
+        let Some(weight) = self.parts.get(&part) else { return Ok(None) };
+        match &weight.storage {
+            Storage::Plain(plain) if allowed.contains(&plain.dtype) && weight.shape.len() == rank => {
+                Ok(Some((plain.clone(), &weight.shape)))
+            }
+            _ => Err((self.malformed)(format!(
+                "tensor {:?} is {} {}, expected {rank} dimensions of {allowed:?}",
+                weight.name,
+                weight.stored_as(),
+                shape_text(&weight.shape)
+            ))),
+        }
+    }
+
+    /// As [`ModuleParts::find`], or an error that names what is there.
+    fn need(
+        &self,
+        part: Part,
+        expected: &str,
+        allowed: &[Dtype],
+        rank: usize,
+    ) -> Result<(PlainTensor, &[usize]), FileError> {
+        self.find(part, allowed, rank)?.ok_or_else(|| {
+            let found: Vec<&str> = self.parts.values().map(|part| part.name.as_str()).collect();
+            (self.malformed)(format!("expected {expected}, found {found:?}"))
+        })
+    }
+
+    /// The scheme of a matrix in so many groups.
+    fn scheme(&self, bits: u8, columns: usize, groups: usize, symmetric: bool) -> Result<Scheme, FileError> {
+        if groups == 0 || columns == 0 || !columns.is_multiple_of(groups) {
+            return Err((self.malformed)(format!("{groups} groups do not divide {columns} input channels")));
+        }
+        let group = match NonZeroUsize::new(columns / groups) {
+            Some(size) if groups > 1 => Group::Size(size),
+            _ => Group::Channel,
+        };
+        Scheme::new(bits, group, symmetric).map_err(|error| (self.malformed)(error.to_string()))
+    }
+
+    fn packed(&self) -> Result<(Vec<usize>, PackedTensor), FileError> {
+        const EXPECTED: &str = "weight_packed, weight_scale and weight_shape";
+        if let Some(weight) = self.parts.get(&Part::GroupOf) {
+            let what = format!("tensor {:?} (activation order by group)", weight.name);
+            return Err(FileError::Unsupported { path: self.file.to_owned(), what });
+        }
+        let (codes, packed) = self.need(Part::Codes, EXPECTED, &[Dtype::I32], 2)?;
+        let (scales, scale) = self.need(Part::Scales, EXPECTED, &SCALES, 2)?;
+        let (shape, _) = self.need(Part::Shape, EXPECTED, &[Dtype::I64], 1)?;
+        let [rows, columns] =
+            read_shape(&shape).ok_or_else(|| (self.malformed)("weight_shape holds no two sizes".into()))?;
+        let bits: Vec<u8> = Scheme::BITS.filter(|&bits| packed_bytes(columns, bits) == packed[1] * 4).collect();
+        let [bits] = bits[..] else {
+            let shape = shape_text(packed);
+            return Err((self.malformed)(format!("weight_packed {shape} fits no bit width for {columns} columns")));
+        };
+        if packed[0] != rows || scale[0] != rows || scale[1] == 0 || !columns.is_multiple_of(scale[1]) {
+            return Err((self.malformed)(format!(
+                "weight {}, weight_packed {} and weight_scale {} do not fit one another",
+                shape_text(&[rows, columns]),
+                shape_text(packed),
+                shape_text(scale)
+            )));
+        }
+        let zeros = self.find(Part::Zeros, &[Dtype::I32], 2)?;
+        let scheme = self.scheme(bits, columns, scale[1], zeros.is_none())?;
+        let zeros = match zeros {
+            None => None,
+            Some((zeros, found)) => {
+                self.fits("weight_zero_point", &[packed_bytes(rows, bits) / 4, scale[1]], found)?;
+                Some(zeros)
+            }
+        };
+        let (matrix, container) = (Matrix { rows, columns, scheme }, Container::CompressedTensors);
+        let packed = PackedTensor { container, matrix, codes, scales, zeros, extra: Some(shape), group_of: None };
+        Ok((vec![rows, columns], packed))
+    }
+
+    fn fits(&self, what: &str, expected: &[usize], found: &[usize]) -> Result<(), FileError> {
+        if expected == found {
+            return Ok(());
+        }
+        Err((self.malformed)(format!("{what}: expected {}, found {}", shape_text(expected), shape_text(found))))
+    }
+
+    /// `AutoAWQ` packs along N, GPTQ along K: the shapes tell.
+    fn words(&self, settings: Option<&Value>) -> Result<(Vec<usize>, PackedTensor), FileError> {
+        const EXPECTED: &str = "qweight, scales and qzeros";
+        let setting = |key: &str| settings.and_then(|settings| settings.get(key));
+        let (codes, words) = self.need(Part::Codes, EXPECTED, &[Dtype::I32], 2)?;
+        let (scales, scale) = self.need(Part::Scales, EXPECTED, &SCALES, 2)?;
+        let (zeros, zero) = self.need(Part::Zeros, EXPECTED, &[Dtype::I32], 2)?;
+        let [groups, rows] = *scale else { return Err((self.malformed)("scales of another rank".into())) };
+        if rows == 0 || groups == 0 || rows > SIZE_MAX || words[0] > SIZE_MAX {
+            return Err((self.malformed)(format!("scales {} hold no group", shape_text(scale))));
+        }
+        if words[1] * 8 == rows {
+            if setting("version").and_then(Value::as_str).is_some_and(|version| !version.eq_ignore_ascii_case("gemm")) {
+                let what = format!("AWQ version {}", setting("version").unwrap_or(&Value::Null));
+                return Err(FileError::Unsupported { path: self.file.to_owned(), what });
+            }
+            self.fits("qzeros", &[groups, words[1]], zero)?;
+            let (columns, container) = (words[0], Container::Awq);
+            let matrix = Matrix { rows, columns, scheme: self.scheme(4, columns, groups, false)? };
+            let packed =
+                PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), extra: None, group_of: None };
+            return Ok((vec![rows, columns], packed));
+        }
+        let bits = gptq::BITS.into_iter().find(|&bits| rows * usize::from(bits) == zero[1] * 32);
+        let (Some(bits), true) = (bits, words[1] == rows) else {
+            return Err((self.malformed)(format!(
+                "qweight {}, qzeros {} and scales {} fit no bit width",
+                shape_text(words),
+                shape_text(zero),
+                shape_text(scale)
+            )));
+        };
+        self.fits("qzeros", &[groups, zero[1]], zero)?;
+        if !(words[0] * 32).is_multiple_of(usize::from(bits)) {
+            return Err((self.malformed)(format!("qweight {} holds no whole rows of {bits} bits", shape_text(words))));
+        }
+        let columns = words[0] * 32 / usize::from(bits);
+        let second = setting("checkpoint_format").or(setting("format")).and_then(Value::as_str) == Some("gptq_v2");
+        let container = if second { Container::GptqV2 } else { Container::Gptq };
+        let symmetric = setting("sym").and_then(Value::as_bool).unwrap_or(!second);
+        let matrix = Matrix { rows, columns, scheme: self.scheme(bits, columns, groups, symmetric)? };
+        let (extra, group_of) = self.group_of(matrix)?;
+        let packed = PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), extra, group_of };
+        Ok((vec![rows, columns], packed))
+    }
+
+    /// `g_idx`, and its numbers where columns are in another order than their own.
+    fn group_of(&self, matrix: Matrix) -> Result<(Option<PlainTensor>, Option<Arc<[u32]>>), FileError> {
+        let Some((stored, shape)) = self.find(Part::GroupOf, &[Dtype::I32], 1)? else { return Ok((None, None)) };
+        self.fits("g_idx", &[matrix.columns], shape)?;
+        let numbers: Arc<[u32]> =
+            stored.data().as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        if let Some(wrong) = numbers.iter().find(|&&group| group as usize >= matrix.groups()) {
+            return Err((self.malformed)(format!("g_idx holds {wrong}, and there are {} groups", matrix.groups())));
+        }
+        let group_len = matrix.scheme.group_len(matrix.columns);
+        let in_order = numbers.iter().enumerate().all(|(column, &group)| column / group_len == group as usize);
+        Ok((Some(stored), (!in_order).then_some(numbers)))
+    }
+}
+
+fn read_shape(plain: &PlainTensor) -> Option<[usize; 2]> {
+    let (sizes, rest) = plain.data().as_chunks::<8>();
+    let [rows, columns] = sizes else { return None };
+    let size =
+        |bytes: &[u8; 8]| usize::try_from(i64::from_le_bytes(*bytes)).ok().filter(|&size| size > 0 && size < SIZE_MAX);
+    rest.is_empty().then_some([size(rows)?, size(columns)?])
+}

@@ -1,0 +1,185 @@
+//! A quantized weight of a checkpoint, in whichever container: its tensors, checked against one another, and its values.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use reweight_kernels::Kernels;
+use reweight_kernels::packed::{CodedMatrix, PackedMatrix, PackedMatrixError, Zeros};
+
+use super::Container;
+use super::rows::{CodedRows, Matrix};
+use crate::scheme::Scheme;
+use crate::store::weight::{PlainTensor, read_elements};
+use crate::tensor::Dtype;
+
+/// A quantized weight of a checkpoint: its tensors, checked against one another.
+#[derive(Clone, Debug)]
+pub struct PackedTensor {
+    pub(super) container: Container,
+    pub(super) matrix: Matrix,
+    pub(super) codes: PlainTensor,
+    pub(super) scales: PlainTensor,
+    pub(super) zeros: Option<PlainTensor>,
+    /// What else the container stores: the shape, or the group of each column.
+    pub(super) extra: Option<PlainTensor>,
+    /// The group of each column, where groups are not runs of columns.
+    pub(super) group_of: Option<Arc<[u32]>>,
+}
+
+impl PackedTensor {
+    /// The container it is in.
+    #[must_use]
+    pub const fn container(&self) -> Container {
+        self.container
+    }
+
+    /// Bits, group and symmetry.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.matrix.scheme
+    }
+
+    /// Element type of the scales.
+    #[must_use]
+    pub const fn scale_dtype(&self) -> Dtype {
+        self.scales.dtype
+    }
+
+    /// Whether columns were put into groups in another order than their own (`desc_act`).
+    #[must_use]
+    pub const fn is_reordered(&self) -> bool {
+        self.group_of.is_some()
+    }
+
+    /// Its tensors, in the order in which the container digests them.
+    pub fn parts(&self) -> impl Iterator<Item = &PlainTensor> {
+        [Some(&self.codes), Some(&self.scales), self.zeros.as_ref(), self.extra.as_ref()].into_iter().flatten()
+    }
+
+    /// Dequantizes rows to f32, one multiplication an element, not rounded to the dtype of the scales.
+    ///
+    /// # Panics
+    /// Where `rows` lies outside, or `out` has another length than the rows.
+    pub fn read_rows(&self, kernels: &Kernels, rows: Range<usize>, out: &mut [f32]) {
+        let columns = self.matrix.columns;
+        let group = self.matrix.scheme.group_len(columns);
+        let groups = self.matrix.groups();
+        let mut codes = vec![0; columns];
+        let (mut scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
+        for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
+            self.read_codes(kernels, row, &mut codes, &mut scales, &mut zeros);
+            match &self.group_of {
+                None => kernels.dequantize(group, &codes, &scales, &zeros, out),
+                Some(group_of) => {
+                    for ((value, code), group) in out.iter_mut().zip(&codes).zip(group_of.iter()) {
+                        let group = *group as usize;
+                        *value = (f32::from(*code) - f32::from(zeros[group])) * scales[group];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads what a row is made of: a code for each column, a scale and a zero for each group.
+    ///
+    /// # Panics
+    /// Where `row` lies outside, or a buffer has another length.
+    pub fn read_codes(&self, kernels: &Kernels, row: usize, codes: &mut [u8], scales: &mut [f32], zeros: &mut [u8]) {
+        let groups = self.matrix.groups();
+        assert_eq!((scales.len(), zeros.len()), (groups, groups), "a scale and a zero for each group");
+        let bytes = self.scales.dtype.bytes();
+        let stored = self.scales.data();
+        if self.container.layout().scales_by_group() {
+            for (group, scale) in scales.iter_mut().enumerate() {
+                let at = (group * self.matrix.rows + row) * bytes;
+                read_elements(kernels, self.scales.dtype, &stored[at..at + bytes], std::slice::from_mut(scale));
+            }
+        } else {
+            read_elements(
+                kernels,
+                self.scales.dtype,
+                &stored[row * groups * bytes..(row + 1) * groups * bytes],
+                scales,
+            );
+        }
+        if self.zeros.is_none() {
+            zeros.fill(1 << (self.matrix.scheme.bits() - 1));
+        }
+        self.container.layout().read_row(kernels, self, row, codes, zeros);
+    }
+
+    /// The whole weight as products read it, without dequantizing.
+    ///
+    /// Cost: reads each stored byte once, on the threads of the current rayon pool; needs a byte for each code while it
+    /// packs.
+    ///
+    /// # Errors
+    /// `PackedMatrixError` where the weight has no elements.
+    pub fn to_matrix(&self, kernels: &Kernels) -> Result<PackedMatrix, PackedMatrixError> {
+        let Matrix { rows, columns, scheme } = self.matrix;
+        let (group, groups) = (scheme.group_len(columns), self.matrix.groups());
+        let (mut codes, mut scales) = (vec![0; rows * columns], vec![0.0; rows * groups]);
+        let mut zeros = vec![0; rows * groups];
+        if !codes.is_empty() {
+            let params = scales.par_chunks_exact_mut(groups).zip(zeros.par_chunks_exact_mut(groups));
+            codes.par_chunks_exact_mut(columns).zip(params).enumerate().for_each(|(row, (codes, (scales, zeros)))| {
+                self.read_codes(kernels, row, codes, scales, zeros);
+            });
+        }
+        let (bits, middle) = (scheme.bits(), 1_u8 << (scheme.bits() - 1));
+        let (mut of_columns, mut zeros_of_columns) = (Vec::new(), Vec::new());
+        let (group, scales, zeros) = match &self.group_of {
+            None => (group, &scales, &zeros),
+            Some(group_of) => {
+                // Groups that are not runs of columns: a scale and a zero of its own for each column.
+                for (scales, zeros) in scales.chunks_exact(groups).zip(zeros.chunks_exact(groups)) {
+                    of_columns.extend(group_of.iter().map(|&group| scales[group as usize]));
+                    zeros_of_columns.extend(group_of.iter().map(|&group| zeros[group as usize]));
+                }
+                (1, &of_columns, &zeros_of_columns)
+            }
+        };
+        let shared = zeros.iter().all(|&zero| zero == middle);
+        let zeros = if shared { Zeros::Shared(f32::from(middle)) } else { Zeros::PerGroup(zeros) };
+        PackedMatrix::new(&CodedMatrix { rows, columns, bits, group, codes: &codes, scales, zeros })
+    }
+
+    /// The codes, scales and zeros as stored, scales exactly in another element type. The place in another container is the
+    /// caller's matter.
+    ///
+    /// # Errors
+    /// What cannot be said in other containers, in words: a reordered weight, a zero that is no code or not the middle one of
+    /// a symmetric scheme, a scale that the type does not hold.
+    pub(crate) fn coded_rows(&self, kernels: &Kernels, scale_dtype: Dtype, out: &mut CodedRows) -> Result<(), String> {
+        let Matrix { columns, scheme, .. } = self.matrix;
+        if self.is_reordered() {
+            return Err("its columns are grouped in another order than their own".to_owned());
+        }
+        out.resize(self.matrix, scale_dtype);
+        let (groups, row_bytes, bytes) = (self.matrix.groups(), self.matrix.row_bytes(), scale_dtype.bytes());
+        let (middle, code_max) = (1_u8 << (scheme.bits() - 1), u8::MAX >> (8 - scheme.bits()));
+        let (packed, scales) = (out.packed.par_chunks_mut(row_bytes), out.scales.par_chunks_mut(groups * bytes));
+        let rows = packed.zip(scales).zip(out.zeros.par_chunks_mut(groups)).enumerate();
+        rows.try_for_each_init(
+            || (vec![0; columns], vec![0.0; groups], vec![0.0; groups]),
+            |(codes, values, again), (row, ((packed, scales), zeros))| {
+                self.read_codes(kernels, row, codes, values, zeros);
+                kernels.pack(scheme.bits(), codes, packed);
+                crate::encode::write_elements(kernels, scale_dtype, values, scales);
+                read_elements(kernels, scale_dtype, scales, again);
+                if let Some((value, _)) = values.iter().zip(&*again).find(|(a, b)| a.to_bits() != b.to_bits()) {
+                    return Err(format!("scale {value:e} of row {row} cannot be held in {scale_dtype} exactly"));
+                }
+                let wrong = |&&zero: &&u8| if scheme.symmetric() { zero != middle } else { zero > code_max };
+                match zeros.iter().find(wrong) {
+                    Some(zero) if scheme.symmetric() => {
+                        Err(format!("zero {zero} of row {row} is not the middle code {middle} of a symmetric scheme"))
+                    }
+                    Some(zero) => Err(format!("zero {zero} of row {row} is above the largest code {code_max}")),
+                    None => Ok(()),
+                }
+            },
+        )
+    }
+}
