@@ -85,6 +85,12 @@ pub enum SchemeError {
         /// What was given.
         text: String,
     },
+    /// Not a type or a mix of GGUF.
+    #[error("unknown GGUF type {text:?}")]
+    NotGguf {
+        /// What was given.
+        text: String,
+    },
     /// A group size that no scheme has.
     #[error("scheme {text:?}: the group must be g32, g64, g128 or channel")]
     Group {
@@ -271,6 +277,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
+            Self::Scheme(SchemeError::NotGguf { .. }) => {
+                Some(format!("known: {}", crate::pack::gguf::Mix::names().collect::<Vec<_>>().join(", ")))
+            }
             Self::Scheme(_) => Some("schemes are intB-gG or intB-channel, B from 2 to 8, G 32, 64 or 128, `-sym` for symmetric: int4-g128, int8-channel-sym".into()),
             Self::Plan(error) => error.hint(),
             Self::Run(error) => error.hint(),

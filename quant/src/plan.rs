@@ -416,14 +416,6 @@ fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action,
     if let Some((pattern, _)) = asked {
         reason = format!("--tensor {}{}{reason}", pattern.text(), if reason.is_empty() { "" } else { ", " });
     }
-    if let Some(why) = options.container.layout().shape_limit(weight.rows(), weight.columns(), fitted.bits()) {
-        return if asked.is_some() || options.strict {
-            let (tensor, scheme) = (weight.name.clone(), fitted.to_string());
-            Err(PlanError::CannotQuantize { tensor, scheme, why })
-        } else {
-            Ok((unquantized, why))
-        };
-    }
     // Loaders compute in the dtype of the model, so only scales of that dtype mean the same to all of them.
     let scale_dtype = options.scale_dtype.unwrap_or(match options.dtype.or(weight.dtype()) {
         Some(Dtype::F16) => Dtype::F16,
@@ -434,6 +426,14 @@ fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action,
         let (container, scheme) = (options.container.name(), fitted.to_string());
         let hint = format!("{} goes into {container}", options.container.default_scheme());
         return Err(PlanError::ContainerLimit { container, scheme, why, hint });
+    }
+    if let Some(why) = options.container.layout().shape_limit(weight.rows(), weight.columns(), fitted.bits()) {
+        return if asked.is_some() || options.strict {
+            let (tensor, scheme) = (weight.name.clone(), fitted.to_string());
+            Err(PlanError::CannotQuantize { tensor, scheme, why })
+        } else {
+            Ok((unquantized, why))
+        };
     }
     Ok((Action::Quantize { scheme: fitted, scale_dtype }, reason))
 }
@@ -464,6 +464,7 @@ fn one_scheme(decisions: &mut [Decision<'_>], options: &PlanOptions) -> Result<(
     if schemes.iter().all(|scheme| *scheme == first) {
         return Ok(());
     }
+    let mut asked = options.overrides.iter().map(|(_, scheme)| *scheme);
     let limit = |scheme: Scheme| {
         let (scheme, hint) = (scheme.to_string(), "compressed-tensors holds several".to_owned());
         PlanError::ContainerLimit {
@@ -473,8 +474,9 @@ fn one_scheme(decisions: &mut [Decision<'_>], options: &PlanOptions) -> Result<(
             hint,
         }
     };
-    if let Some(other) = schemes.iter().find(|scheme| scheme.with_group(first.group()) != first) {
-        return Err(limit(*other));
+    let odd = schemes.iter().copied().find(|scheme| scheme.with_group(first.group()) != first);
+    if let Some(other) = odd.or_else(|| asked.find(|scheme| Some(*scheme) != options.scheme)) {
+        return Err(limit(other));
     }
     if let Some(other) = schemes.iter().find(|scheme| **scheme != first)
         && (options.strict || options.quantized == Quantized::Repack)

@@ -212,8 +212,8 @@ pub(crate) struct Quantize {
 
     /// Layout [default: compressed-tensors]
     ///
-    /// How the files of TARGET are laid out: `compressed-tensors` as the library of that name does; `awq` as AutoAWQ (version gemm,
-    /// 4 bits, asymmetric); `gptq` as AutoGPTQ (2, 3, 4 or 8 bits, symmetric), `gptq-v2` with zeros as they are. The last three
+    /// How the files of TARGET are laid out: `compressed-tensors` as the library of that name does; `awq` as `AutoAWQ` (version gemm,
+    /// 4 bits, asymmetric); `gptq` as `AutoGPTQ` (2, 3, 4 or 8 bits, symmetric), `gptq-v2` with zeros as they are. The last three
     /// hold one scheme for all and floats in f16.
     #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]

@@ -6,6 +6,7 @@
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
 //! - [`bench`]: kernels on this machine.
+//! - [`convert`]: containers, from one to another.
 //! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
 //! - [`generate`]: completion scripts and manual pages.
 //! - [`guided`]: quantizing by activation statistics.
@@ -25,6 +26,7 @@ mod synthetic;
 mod bench;
 mod blocks;
 mod chat;
+mod convert;
 mod evaluate;
 mod generate;
 mod guided;

@@ -21,6 +21,7 @@ use super::rows::{CodedRows, Matrix, packed_bytes, transpose, transpose_elements
 use super::{Layout, PackedTensor, module_name};
 use crate::scheme::{Group, Scheme};
 use crate::store::safetensors::NewTensor;
+use crate::store::weight::PlainTensor;
 use crate::tensor::Dtype;
 
 /// The bit widths that its loaders know.
@@ -113,7 +114,7 @@ impl Layout for Gptq {
             packed.extend(word_at(stored.codes.data(), line * matrix.rows + row).to_le_bytes());
         }
         kernels.unpack(bits, &packed, codes);
-        let Some(words) = stored.zeros.as_ref().map(|zeros| zeros.data()) else { return };
+        let Some(words) = stored.zeros.as_ref().map(PlainTensor::data) else { return };
         let words_of_line = packed_bytes(matrix.rows, bits) / 4;
         for (group, zero) in zeros.iter_mut().enumerate() {
             *zero = self.zero_at(bits, &words[group * words_of_line * 4..][..words_of_line * 4], row);

@@ -114,6 +114,13 @@ fn words_format(settings: Option<&Value>) -> &'static str {
     }
 }
 
+/// `g_idx` as stored, and its numbers where columns are in another order than their own.
+#[derive(Default)]
+struct GroupOf {
+    stored: Option<PlainTensor>,
+    numbers: Option<Arc<[u32]>>,
+}
+
 /// The tensors of one module, and how to speak of them.
 struct ModuleParts<'a> {
     parts: &'a BTreeMap<Part, Weight>,
@@ -250,14 +257,14 @@ impl ModuleParts<'_> {
         let container = if second { Container::GptqV2 } else { Container::Gptq };
         let symmetric = setting("sym").and_then(Value::as_bool).unwrap_or(!second);
         let matrix = Matrix { rows, columns, scheme: self.scheme(bits, columns, groups, symmetric)? };
-        let (extra, group_of) = self.group_of(matrix)?;
+        let GroupOf { stored: extra, numbers: group_of } = self.group_of(matrix)?;
         let packed = PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), extra, group_of };
         Ok((vec![rows, columns], packed))
     }
 
-    /// `g_idx`, and its numbers where columns are in another order than their own.
-    fn group_of(&self, matrix: Matrix) -> Result<(Option<PlainTensor>, Option<Arc<[u32]>>), FileError> {
-        let Some((stored, shape)) = self.find(Part::GroupOf, &[Dtype::I32], 1)? else { return Ok((None, None)) };
+    /// Reads and checks `g_idx`.
+    fn group_of(&self, matrix: Matrix) -> Result<GroupOf, FileError> {
+        let Some((stored, shape)) = self.find(Part::GroupOf, &[Dtype::I32], 1)? else { return Ok(GroupOf::default()) };
         self.fits("g_idx", &[matrix.columns], shape)?;
         let numbers: Arc<[u32]> =
             stored.data().as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
@@ -266,7 +273,7 @@ impl ModuleParts<'_> {
         }
         let group_len = matrix.scheme.group_len(matrix.columns);
         let in_order = numbers.iter().enumerate().all(|(column, &group)| column / group_len == group as usize);
-        Ok((Some(stored), (!in_order).then_some(numbers)))
+        Ok(GroupOf { stored: Some(stored), numbers: (!in_order).then_some(numbers) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod awq;
 pub mod compressed_tensors;
+pub mod gguf;
 mod gptq;
 mod join;
 mod rows;

@@ -9,7 +9,7 @@ mod k_quants;
 use super::GgmlType;
 
 /// The values that the 4-bit codes of `IQ4_NL` and `IQ4_XS` stand for.
-const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Writes the elements of whole blocks as `f32`. Reads and writes each byte once.
 ///

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use crate::error::FileError;
 use crate::store::Bytes;
 
+pub(crate) use dequantize::IQ4_VALUES;
 pub use dequantize::dequantize;
+pub(crate) use hugging_face::export;
 pub use hugging_face::{HfTensor, HfView, KNOWN_ARCHITECTURES, RowOrder};
 pub use parse::{MAX_KEY_BYTES, MAX_KEYS, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
 pub use types::GgmlType;

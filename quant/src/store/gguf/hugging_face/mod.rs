@@ -1,9 +1,10 @@
 //! A GGUF file seen as a Hugging Face model folder: tensor names and row order, `config.json`, tokenizer files.
 //!
-//! Nothing is dequantized or written here. What each architecture needs is a row of data in `architecture`.
+//! [`export`] is the way back. Nothing is dequantized or written here. What each architecture needs is a row of data in `architecture`.
 
 mod architecture;
 mod config;
+pub(crate) mod export;
 mod meta;
 mod rope;
 mod tensors;

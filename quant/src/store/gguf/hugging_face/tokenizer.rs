@@ -1,6 +1,7 @@
 //! Tokenizer files rebuilt from metadata: what both kinds of vocabulary share.
 
 mod byte_level;
+pub(super) mod export;
 mod sentence_piece;
 
 use std::borrow::Cow;

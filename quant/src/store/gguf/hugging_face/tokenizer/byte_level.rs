@@ -78,6 +78,26 @@ const TEKKEN: &str = concat!(
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
+/// The name of `tokenizer.ggml.pre` that stands for the way a `tokenizer.json` splits text.
+pub(super) fn pre_name(tokenizer: &Json) -> Option<&'static str> {
+    let nfc = tokenizer["normalizer"]["type"] == "NFC";
+    let steps = &tokenizer["pre_tokenizer"];
+    let all = steps["pretokenizers"].as_array().map_or_else(|| vec![steps], |steps| steps.iter().collect());
+    let regex = all.iter().find_map(|step| step["pattern"]["Regex"].as_str());
+    let digits = all.iter().any(|step| step["type"] == "Digits" && step["individual_digits"] == true);
+    let byte_level = all.iter().find(|step| step["type"] == "ByteLevel")?;
+    if byte_level["add_prefix_space"] == true {
+        return None;
+    }
+    let gpt2 = byte_level["use_regex"] != false && regex.is_none();
+    let row = PRES.iter().find(|pre| match pre.split {
+        Split::Gpt2 => gpt2 && !digits && all.len() == 1,
+        Split::DigitsThenGpt2 => gpt2 && digits,
+        Split::Matches(known) => regex == Some(known) && pre.nfc == nfc,
+    });
+    row?.names.first().copied()
+}
+
 pub(super) fn build<'a>(meta: &Meta<'a>, vocabulary: &Vocabulary<'a>) -> Result<Built<'a>, FileError> {
     let pre = pre(meta)?;
     let is_padding = |id: usize| {
