@@ -193,7 +193,7 @@ pub(crate) struct Quantize {
     /// How weights are stored [default: int4-g128]
     ///
     /// For example `int4-g128` (4 bits, groups of 128 input channels that share a scale and a zero point), `int4-g128-sym`
-    /// (no zero point, the default of `gptq`) or `int3-g64`.
+    /// (no zero point, the default of `gptq`) or `int3-g64`; for `gguf` the names of llama.cpp, `q4_k_m` by default.
     #[arg(long, value_name = "SCHEME", value_hint = ValueHint::Other)]
     pub(crate) scheme: Option<String>,
 
@@ -213,8 +213,8 @@ pub(crate) struct Quantize {
     /// Layout [default: compressed-tensors]
     ///
     /// How the files of TARGET are laid out: `compressed-tensors` as the library of that name does; `awq` as `AutoAWQ` (version gemm,
-    /// 4 bits, asymmetric); `gptq` as `AutoGPTQ` (2, 3, 4 or 8 bits, symmetric), `gptq-v2` with zeros as they are. The last three
-    /// hold one scheme for all and floats in f16.
+    /// 4 bits, asymmetric); `gptq` as `AutoGPTQ` (2, 3, 4 or 8 bits, symmetric), `gptq-v2` with zeros as they are. These three
+    /// hold one scheme for all and floats in f16. `gguf` is one file for llama.cpp, with schemes such as `q4_k_m`, `q4_0`, `q8_0` or `f16`.
     #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]
     pub(crate) to: Container,
@@ -322,7 +322,7 @@ pub(crate) struct Convert {
     /// Float type (bf16, f16, f32) or layout
     ///
     /// With a type, every weight becomes floating point; tensors that hold integers or flags keep theirs. With a layout
-    /// (`compressed-tensors`, `awq`, `gptq`, `gptq-v2`), quantized weights keep their values bit for bit, and everything
+    /// (`compressed-tensors`, `awq`, `gptq`, `gptq-v2`, `gguf`), quantized weights keep their values bit for bit, and everything
     /// else is copied.
     #[arg(long, value_enum, value_name = "LAYOUT", hide_possible_values = true)]
     pub(crate) to: ConvertTo,
@@ -494,18 +494,21 @@ pub(crate) enum Container {
     Gptq,
     /// The same with zeros as they are
     GptqV2,
+    /// One file for llama.cpp
+    Gguf,
 }
 
 impl Container {
-    /// The layout itself.
-    pub(crate) const fn layout(self) -> reweight_quant::pack::Container {
+    /// The layout of folders; `None` for a GGUF file.
+    pub(crate) const fn layout(self) -> Option<reweight_quant::pack::Container> {
         use reweight_quant::pack::Container as Layout;
-        match self {
+        Some(match self {
             Self::CompressedTensors => Layout::CompressedTensors,
             Self::Awq => Layout::Awq,
             Self::Gptq => Layout::Gptq,
             Self::GptqV2 => Layout::GptqV2,
-        }
+            Self::Gguf => return None,
+        })
     }
 }
 
@@ -528,6 +531,7 @@ impl ValueEnum for ConvertTo {
             Self::Codes(Container::Awq),
             Self::Codes(Container::Gptq),
             Self::Codes(Container::GptqV2),
+            Self::Codes(Container::Gguf),
         ]
     }
 

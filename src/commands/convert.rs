@@ -14,8 +14,9 @@ use reweight_quant::store::{Model, Weight};
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
+use super::gguf;
 use super::writing::{self, Figures};
-use crate::args::{Convert, ConvertTo, FloatDtype};
+use crate::args::{self, Convert, ConvertTo, FloatDtype};
 use crate::failure::{Problem, Status};
 use crate::ui::{Ui, bytes, duration, escape_path, rate};
 
@@ -34,11 +35,14 @@ struct Document<'a> {
 }
 
 pub(super) fn run(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    if arguments.to == ConvertTo::Codes(args::Container::Gguf) {
+        return gguf::convert(arguments, kernels, ui);
+    }
     let model = super::open(&arguments.model, ui)?;
     let options = options(arguments, &model)?;
     let (needs, can_be_file) = match arguments.to {
         ConvertTo::Floats(_) => ("a model with a configuration", true),
-        ConvertTo::Codes(container) => (container.layout().name(), false),
+        ConvertTo::Codes(_) => (options.container.name(), false),
     };
     let target = writing::target(&model, &arguments.target, needs, can_be_file)?;
     writing::check(&model, target, &arguments.writing)?;
@@ -107,7 +111,7 @@ fn options(arguments: &Convert, model: &Model) -> anyhow::Result<PlanOptions> {
             });
         }
         ConvertTo::Codes(container) => {
-            options.container = container.layout();
+            options.container = container.layout().unwrap_or_default();
             options.quantized = if arguments.requantize { Quantized::Requantize } else { Quantized::Repack };
             if arguments.requantize {
                 let asked = arguments.scheme.as_deref().map(|text| text.parse::<Scheme>().map_err(Error::from));

@@ -6,6 +6,7 @@ mod convert;
 mod diff;
 mod eval;
 mod generate;
+mod gguf;
 mod guidance;
 mod inspect;
 mod patch;

@@ -21,6 +21,7 @@ use reweight_quant::stream::{Control, Target, Writer};
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
+use super::gguf;
 use super::guidance::{self, MappingReport};
 use super::writing::{self, Figures, Finished};
 use crate::args::{AutoDtype, Quantize, ReportFormat};
@@ -53,9 +54,10 @@ struct ManifestBody<'a> {
 
 pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let started = Instant::now();
-    let options = options(arguments)?;
+    let Some(container) = arguments.to.layout() else { return gguf::quantize(arguments, kernels, ui) };
+    let options = options(arguments, container)?;
     let model = super::open(&arguments.model, ui)?;
-    let target = writing::target(&model, &arguments.target, arguments.to.layout().name(), false)?;
+    let target = writing::target(&model, &arguments.target, container.name(), false)?;
     writing::check(&model, target, &arguments.writing)?;
     let done = if guidance::block_by_block(&arguments.guidance, options.method) {
         block_by_block(arguments, &model, options, target, kernels, ui)?
@@ -177,7 +179,7 @@ fn block_by_block(
         writing::show_plan(&plan, ui)?;
         return Ok(None);
     }
-    let control = Control { kernels, stop: ui.interrupted(), progress: &|_, _| {} };
+    let control = Control { kernels, statistics: None, stop: ui.interrupted(), progress: &|_, _| {} };
     let writer = Writer::open(model, &plan, target, writing::staging(&arguments.writing), &control)?;
     let (outcome, mappings) = blocks.quantize(writer).map_err(|error| match error {
         BlocksError::Model(error) => anyhow::Error::from(error),
@@ -193,8 +195,7 @@ fn block_by_block(
     Ok(Some(Done { finished: Finished::new(outcome, started, ui), plan, mappings }))
 }
 
-fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
-    let container = arguments.to.layout();
+fn options(arguments: &Quantize, container: Container) -> anyhow::Result<PlanOptions> {
     let scheme = |text: &str| text.parse::<Scheme>().map_err(reweight_quant::Error::from);
     let mut overrides = Vec::with_capacity(arguments.tensor.len());
     for tensor in &arguments.tensor {

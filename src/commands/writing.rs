@@ -37,8 +37,8 @@ pub(super) fn write(
         progress.name(name);
         progress.advance(bytes);
     };
-    let control = Control { kernels, stop: ui.interrupted(), progress: &advance };
-    let outcome = write_model(model, plan, statistics, target, staging(writing), &control)?;
+    let control = Control { kernels, statistics, stop: ui.interrupted(), progress: &advance };
+    let outcome = write_model(model, plan, target, staging(writing), &control)?;
     progress.finish();
     Ok(Finished::new(outcome, started, ui))
 }

@@ -189,12 +189,16 @@ impl Model {
         model
     }
 
-    /// Some tensors of one `.safetensors` file, quantized ones joined, whatever else it holds.
+    /// Some tensors of one `.safetensors` file, quantized ones joined as the configuration says, whatever else it holds.
     ///
     /// # Errors
     /// As [`Model::open`].
-    pub(crate) fn open_tensors(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Weight>, FileError> {
-        join_quantized(weights_of(&SafetensorsFile::open(path)?, wanted))
+    pub(crate) fn open_tensors(
+        path: &Path,
+        config: Option<&Value>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Weight>, FileError> {
+        join_quantized(weights_of(&SafetensorsFile::open(path)?, wanted), config)
     }
 
     /// The configuration, where there is one.

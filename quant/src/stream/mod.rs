@@ -1,6 +1,7 @@
 //! From a plan to a finished target: quantize and write every tensor, check, rename.
 
 mod check;
+mod gguf;
 mod journal;
 mod shards;
 mod staging;
@@ -19,6 +20,7 @@ use crate::stats::Statistics;
 use crate::store::Model;
 
 pub use check::part_digests;
+pub use gguf::{GgufOptions, GgufOutcome, GgufPlan, GgufTensor, write_gguf};
 pub use journal::Record;
 pub use shards::shard_name;
 pub use staging::{Staging, StagingOptions, check_target};
@@ -28,6 +30,8 @@ pub use writer::Writer;
 pub struct Control<'a> {
     /// The kernel table.
     pub kernels: &'static Kernels,
+    /// Statistics of the inputs of linear layers, which quantizing goes by; a stage of a [`Writer`] brings its own.
+    pub statistics: Option<&'a Statistics>,
     /// Set from outside to stop between tensors.
     pub stop: &'a AtomicBool,
     /// Called with a tensor's name and source bytes as work on it ends, once when it is made and once when it is checked.
@@ -77,13 +81,12 @@ pub struct Target<'a> {
 pub fn write_model(
     model: &Model,
     plan: &Plan,
-    statistics: Option<&Statistics>,
     target: Target<'_>,
     options: StagingOptions,
     control: &Control<'_>,
 ) -> Result<Outcome, Error> {
     let mut writer = Writer::open(model, plan, target, options, control)?;
     let all: Vec<usize> = (0..plan.tensors.len()).collect();
-    writer.stage(model, statistics, &all)?;
+    writer.stage(model, control.statistics, &all)?;
     writer.finish(model)
 }

@@ -120,7 +120,7 @@ fn open_shard(path: &Path, layout: &Layout) -> io::Result<File> {
 }
 
 #[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], place: u64) -> io::Result<()> {
+pub(super) fn write_all_at(file: &File, bytes: &[u8], place: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, place)
 }
 
@@ -130,7 +130,7 @@ fn read_at(file: &File, bytes: &mut [u8]) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn write_all_at(file: &File, bytes: &[u8], place: u64) -> io::Result<()> {
+pub(super) fn write_all_at(file: &File, bytes: &[u8], place: u64) -> io::Result<()> {
     use io::{Seek, Write};
     let mut file = file;
     file.seek(io::SeekFrom::Start(place))?;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::check;
 use super::journal::{Earlier, Journal};
@@ -34,6 +35,8 @@ pub struct Writer<'a> {
     journal: Mutex<Journal>,
     earlier: Earlier,
     records: HashMap<String, Record>,
+    /// Of the target.
+    config: Option<Value>,
     n_resumed: usize,
     peak_anonymous_bytes: usize,
 }
@@ -64,6 +67,7 @@ impl<'a> Writer<'a> {
             journal: Mutex::new(journal),
             earlier,
             records: HashMap::new(),
+            config: plan.config(model),
             n_resumed: 0,
             peak_anonymous_bytes: 0,
         })
@@ -126,7 +130,7 @@ impl<'a> Writer<'a> {
                 planned.flat_map(|tensor| &tensor.outputs).map(|output| output.name.as_str()).collect();
             if !names.is_empty() {
                 let path = self.staging.partial().join(shard_name(shard, self.plan.n_shards));
-                weights.extend(Model::open_tensors(&path, |name| names.contains(&name))?);
+                weights.extend(Model::open_tensors(&path, self.config.as_ref(), |name| names.contains(&name))?);
             }
         }
         Ok(weights)

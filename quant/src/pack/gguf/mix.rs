@@ -111,13 +111,11 @@ impl Mix {
                     GgmlType::Q4_K
                 }
             }
-            ("q3_k_m", "attn_output") => GgmlType::Q4_K,
-            ("q3_k_l", "attn_v" | "ffn_down" | "attn_output") => GgmlType::Q5_K,
+            ("q3_k_m", "attn_output" | "attn_qkv") | ("q3_k_l", "attn_qkv") => GgmlType::Q4_K,
+            ("q3_k_l", "attn_v" | "ffn_down" | "attn_output") | ("q4_k_m", "attn_qkv") => GgmlType::Q5_K,
             ("q4_k_m" | "q5_k_m", "attn_v" | "ffn_down") if more_bits => GgmlType::Q6_K,
             ("q4_k_s", "attn_v") if layer < 4 => GgmlType::Q5_K,
             ("q4_k_s", "ffn_down") if layer < n / 8 => GgmlType::Q5_K,
-            ("q3_k_m" | "q3_k_l", "attn_qkv") => GgmlType::Q4_K,
-            ("q4_k_m", "attn_qkv") => GgmlType::Q5_K,
             ("q5_k_m", "attn_qkv") => GgmlType::Q6_K,
             _ => base,
         }

@@ -99,7 +99,7 @@ pub(crate) fn export(model: &Model) -> Result<Export, FileError> {
         return Err(reader.unsupported("a GGUF file of a model without attention heads".to_owned()));
     }
     let head_dim = reader.count("head_dim").unwrap_or(reader.required("hidden_size")? / n_heads);
-    let heads = Heads { n_heads, n_kv_heads, head_dim };
+    let heads = Heads { queries: n_heads, keys: n_kv_heads, len: head_dim };
     let mut metadata = metadata(&reader, architecture, heads)?;
     let rope_factors = rope(&reader, architecture, heads, &mut metadata)?;
     metadata.extend(tokenizer::export::keys(model)?);
@@ -109,11 +109,12 @@ pub(crate) fn export(model: &Model) -> Result<Export, FileError> {
     Ok(Export { metadata, tensors, rope_factors, n_layers, queries_per_key: (n_heads / n_kv_heads) as usize, tied })
 }
 
+/// How many heads of queries and of keys there are, and elements of one.
 #[derive(Clone, Copy)]
 struct Heads {
-    n_heads: u32,
-    n_kv_heads: u32,
-    head_dim: u32,
+    queries: u32,
+    keys: u32,
+    len: u32,
 }
 
 fn architecture(reader: &Reader<'_>) -> Result<&'static Architecture, FileError> {
@@ -137,10 +138,10 @@ fn metadata(reader: &Reader<'_>, architecture: &Architecture, heads: Heads) -> R
     set("context_length", Value::U32(reader.required("max_position_embeddings")?));
     set("embedding_length", Value::U32(reader.required("hidden_size")?));
     set("feed_forward_length", Value::U32(reader.required("intermediate_size")?));
-    set("attention.head_count", Value::U32(heads.n_heads));
-    set("attention.head_count_kv", Value::U32(heads.n_kv_heads));
-    set("attention.key_length", Value::U32(heads.head_dim));
-    set("attention.value_length", Value::U32(heads.head_dim));
+    set("attention.head_count", Value::U32(heads.queries));
+    set("attention.head_count_kv", Value::U32(heads.keys));
+    set("attention.key_length", Value::U32(heads.len));
+    set("attention.value_length", Value::U32(heads.len));
     let eps = reader.float("rms_norm_eps");
     let eps =
         eps.ok_or_else(|| reader.unsupported("a GGUF file of a configuration without rms_norm_eps".to_owned()))?;
@@ -193,7 +194,7 @@ fn rope(
     let base = reader.float("rope_theta").or_else(|| reader.rope("rope_theta")?.as_f64()).unwrap_or(10_000.0);
     set("freq_base", Value::F32(base as f32));
     let partial = reader.float("partial_rotary_factor").unwrap_or(1.0);
-    set("dimension_count", Value::U32((f64::from(heads.head_dim) * partial) as u32));
+    set("dimension_count", Value::U32((f64::from(heads.len) * partial) as u32));
     if architecture.model_type == "gemma3_text" {
         set("freq_base_swa", Value::F32(reader.float("rope_local_base_freq").unwrap_or(10_000.0) as f32));
     }
@@ -220,11 +221,11 @@ fn rope(
             let (factor, low, high) = (number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?);
             let context = number("original_max_position_embeddings")?;
             let of = |index: u32| {
-                let wavelength = TAU * base.powf(f64::from(2 * index) / f64::from(heads.head_dim));
+                let wavelength = TAU * base.powf(f64::from(2 * index) / f64::from(heads.len));
                 let smooth = ((context / wavelength - low) / (high - low)).clamp(0.0, 1.0);
                 (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
             };
-            Ok(Some((0..heads.head_dim / 2).map(of).collect()))
+            Ok(Some((0..heads.len / 2).map(of).collect()))
         }
         other => Err(reader.unsupported(format!("a GGUF file of rotary scaling {other:?}"))),
     }
@@ -289,16 +290,16 @@ fn name_of(architecture: &'static Architecture, name: &str) -> Option<(String, &
 
 fn row_order(architecture: &Architecture, heads: Heads, stem: &str, shape: &[usize]) -> Option<RowOrder> {
     let n_heads = match stem {
-        "attn_q" => heads.n_heads,
-        "attn_k" => heads.n_kv_heads,
+        "attn_q" => heads.queries,
+        "attn_k" => heads.keys,
         _ => return Some(RowOrder::Natural),
     };
     if architecture.stored != Stored::InterleavedHeads {
         return Some(RowOrder::Natural);
     }
-    let fits = shape.first().copied() == (n_heads as usize).checked_mul(heads.head_dim as usize);
-    let even = heads.head_dim > 0 && heads.head_dim.is_multiple_of(2);
-    (fits && even).then_some(RowOrder::Interleaved { head_rows: heads.head_dim as usize })
+    let fits = shape.first().copied() == (n_heads as usize).checked_mul(heads.len as usize);
+    let even = heads.len > 0 && heads.len.is_multiple_of(2);
+    (fits && even).then_some(RowOrder::Interleaved { head_rows: heads.len as usize })
 }
 
 impl RowOrder {
@@ -361,7 +362,9 @@ fn write_array(array: &Array, out: &mut Vec<u8>) {
         Array::String(texts) => {
             out.extend(8_u32.to_le_bytes());
             out.extend((texts.len() as u64).to_le_bytes());
-            texts.iter().for_each(|text| write_text(text, out));
+            for text in texts {
+                write_text(text, out);
+            }
         }
     }
 }

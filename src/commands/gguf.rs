@@ -1,0 +1,215 @@
+//! `quantize --to gguf` and `convert --to gguf`: one file.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use reweight_quant::kernels::Kernels;
+use reweight_quant::memory;
+use reweight_quant::pack::gguf::{Mix, WRITTEN};
+use reweight_quant::pattern::Pattern;
+use reweight_quant::plan::Method;
+use reweight_quant::stats::Statistics;
+use reweight_quant::store::Model;
+use reweight_quant::store::gguf::GgmlType;
+use reweight_quant::stream::{
+    Control, GgufOptions, GgufOutcome, GgufPlan, GgufTensor, StagingOptions, check_target, write_gguf,
+};
+use serde::Serialize;
+
+use super::guidance;
+use crate::args::{self, AutoDtype, Convert, Quantize, Writing};
+use crate::failure::{Problem, Status};
+use crate::ui::{Align, Table, Ui, bytes, duration, escape_path, rate};
+
+/// The scheme where none is asked for.
+const DEFAULT_MIX: &str = "q4_k_m";
+
+/// The document of a run.
+#[derive(Serialize)]
+struct Document<'a> {
+    target: PathBuf,
+    seconds: f64,
+    peak_rss_bytes: usize,
+    kernels: &'static str,
+    threads: usize,
+    method: Option<String>,
+    bits_per_weight: f64,
+    bytes_in: usize,
+    bytes_out: usize,
+    target_digest: &'a str,
+    tensors: &'a [GgufTensor],
+}
+
+/// The document of a dry run.
+#[derive(Serialize)]
+struct PlanDocument<'a> {
+    dry_run: bool,
+    bytes_in: usize,
+    bytes_out: usize,
+    tensors: &'a [GgufTensor],
+}
+
+/// What a run is made of.
+struct Run<'a> {
+    model: &'a Model,
+    options: GgufOptions,
+    statistics: Option<Statistics>,
+    target: &'a Path,
+    writing: &'a Writing,
+    started: Instant,
+}
+
+pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    let started = Instant::now();
+    refuse(arguments)?;
+    let method = method(arguments)?;
+    let mix: Mix = arguments.scheme.as_deref().unwrap_or(DEFAULT_MIX).parse().map_err(reweight_quant::Error::from)?;
+    let mut overrides = Vec::with_capacity(arguments.tensor.len());
+    for tensor in &arguments.tensor {
+        overrides.push((Pattern::new(&tensor.pattern)?, block_type(&tensor.scheme)?));
+    }
+    let keep: Result<Vec<Pattern>, _> = arguments.keep.iter().map(|pattern| Pattern::new(pattern)).collect();
+    let model = super::open(&arguments.model, ui)?;
+    if let Some(what) = model.quant_method() {
+        return Err(reweight_quant::error::PlanError::AlreadyQuantized { model: model.path().to_owned(), what }.into());
+    }
+    let options = GgufOptions { mix, method, overrides, keep: keep?, repack: false };
+    // What cannot be planned is told before statistics are gathered.
+    drop(GgufPlan::new(&model, &options)?);
+    check_target(model.path(), &arguments.target, arguments.writing.force)?;
+    let statistics = if arguments.writing.dry_run {
+        None
+    } else {
+        guidance::statistics(&arguments.guidance, method, &model, kernels, ui)?
+    };
+    let (target, writing) = (arguments.target.as_path(), &arguments.writing);
+    run(Run { model: &model, options, statistics, target, writing, started }, kernels, ui)
+}
+
+pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    let started = Instant::now();
+    let model = super::open(&arguments.model, ui)?;
+    if model.container().is_none() && !arguments.requantize {
+        let problem =
+            Problem::usage(format!("`{}` is in no container whose codes could be kept", model.path().display()));
+        return Err(problem.hint("`reweight quantize --to gguf --scheme f16` writes floats").into());
+    }
+    let mix = arguments.scheme.as_deref().unwrap_or(DEFAULT_MIX).parse().map_err(reweight_quant::Error::from)?;
+    let options = GgufOptions {
+        mix,
+        method: Method::Search,
+        overrides: Vec::new(),
+        keep: Vec::new(),
+        repack: !arguments.requantize,
+    };
+    let (target, writing) = (arguments.target.as_path(), &arguments.writing);
+    run(Run { model: &model, options, statistics: None, target, writing, started }, kernels, ui)
+}
+
+/// Options that a GGUF file has no place for.
+fn refuse(arguments: &Quantize) -> anyhow::Result<()> {
+    let odd = [
+        (arguments.writing.resume, "--resume: a GGUF file is written in one go"),
+        (arguments.guidance.only_fold, "--only-fold: it writes a folder"),
+        (arguments.scale_dtype != AutoDtype::Auto, "--scale-dtype: blocks have scales in f16"),
+        (arguments.dtype != AutoDtype::Auto, "--dtype: --scheme and --tensor name the types of a GGUF file"),
+        (arguments.report.is_some(), "--report: --json prints it"),
+    ];
+    match odd.into_iter().find(|(given, _)| *given) {
+        Some((_, what)) => Err(Problem::usage(format!("`--to gguf` takes no {what}")).into()),
+        None => Ok(()),
+    }
+}
+
+fn method(arguments: &Quantize) -> anyhow::Result<Method> {
+    match arguments.method {
+        None | Some(args::Method::Search) => Ok(Method::Search),
+        Some(args::Method::Rtn) => Ok(Method::Rtn),
+        Some(args::Method::Awq | args::Method::Gptq | args::Method::Best) => {
+            let problem = Problem::usage("`--to gguf` chooses codes by rtn or search");
+            Err(problem.hint("fold scales first: `quantize --method awq --only-fold`, then the result to gguf").into())
+        }
+    }
+}
+
+fn block_type(text: &str) -> anyhow::Result<GgmlType> {
+    let found = WRITTEN.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(text));
+    let known: Vec<String> = WRITTEN.iter().map(|ty| ty.name().to_ascii_lowercase()).collect();
+    let problem = || Problem::usage(format!("unknown GGUF type {text:?}")).hint(format!("known: {}", known.join(", ")));
+    Ok(found.ok_or_else(problem)?)
+}
+
+fn run(run: Run<'_>, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    let Run { model, options, statistics, target, writing, started } = run;
+    if target.extension().is_none_or(|extension| extension != "gguf") {
+        let problem = Problem::usage(format!("`{}` is to be a GGUF file", target.display()));
+        return Err(problem.hint("end its name in .gguf").into());
+    }
+    check_target(model.path(), target, writing.force)?;
+    let plan = GgufPlan::new(model, &options)?;
+    if writing.dry_run {
+        return show(&plan, ui);
+    }
+    let progress = ui.progress(2 * plan.bytes_in as u64);
+    let advance = |name: &str, bytes: u64| {
+        progress.name(name);
+        progress.advance(bytes);
+    };
+    let control = Control { kernels, statistics: statistics.as_ref(), stop: ui.interrupted(), progress: &advance };
+    let staging = StagingOptions { force: writing.force, resume: false, fsync: writing.fsync };
+    let outcome = write_gguf(model, &plan, target, staging, &control)?;
+    progress.finish();
+    let elapsed = started.elapsed();
+    if ui.json() {
+        ui.document(&Document {
+            target: target.to_owned(),
+            seconds: elapsed.as_secs_f64(),
+            peak_rss_bytes: memory::peak_rss_bytes(),
+            kernels: kernels.name,
+            threads: rayon::current_num_threads(),
+            method: (!options.repack).then(|| options.method.to_string()),
+            bits_per_weight: bits_per_weight(&outcome),
+            bytes_in: plan.bytes_in,
+            bytes_out: outcome.bytes_out,
+            target_digest: &outcome.target_digest,
+            tensors: &outcome.tensors,
+        })?;
+        return Ok(Status::Done);
+    }
+    ui.print(&format!(
+        "{}: {} -> {}, {:.3} bits per quantized weight, in {} ({} read)",
+        escape_path(target),
+        bytes(plan.bytes_in as u64),
+        bytes(outcome.bytes_out as u64),
+        bits_per_weight(&outcome),
+        duration(elapsed),
+        rate(plan.bytes_in as u64, elapsed)
+    ))?;
+    Ok(Status::Done)
+}
+
+/// Bits per weight over the tensors in blocks; over all where none is.
+fn bits_per_weight(outcome: &GgufOutcome) -> f64 {
+    let any = outcome.tensors.iter().any(|tensor| tensor.error_mse.is_some());
+    let counted = outcome.tensors.iter().filter(|tensor| !any || tensor.error_mse.is_some());
+    let (bytes, weights) =
+        counted.fold((0, 0), |(bytes, weights), tensor| (bytes + tensor.bytes, weights + tensor.n_elements));
+    bytes as f64 * 8.0 / weights.max(1) as f64
+}
+
+fn show(plan: &GgufPlan, ui: &Ui) -> anyhow::Result<Status> {
+    if ui.json() {
+        let (bytes_in, bytes_out) = (plan.bytes_in, plan.bytes_out());
+        ui.document(&PlanDocument { dry_run: true, bytes_in, bytes_out, tensors: &plan.tensors })?;
+        return Ok(Status::Done);
+    }
+    let columns = [("tensor", Align::Left), ("from", Align::Left), ("to", Align::Left), ("bytes", Align::Right)];
+    let mut table = Table::new(columns);
+    for tensor in &plan.tensors {
+        let size = bytes(tensor.bytes as u64);
+        table.row([tensor.stored_name.clone(), tensor.from.clone(), tensor.scheme.clone(), size]);
+    }
+    ui.table(&table)?;
+    ui.print(&format!("\n{} -> {}", bytes(plan.bytes_in as u64), bytes(plan.bytes_out() as u64)))?;
+    Ok(Status::Done)
+}
