@@ -31,6 +31,7 @@ fn no_guidance() -> Guidance {
         stats: None,
         text: Vec::new(),
         tokens: NonZeroUsize::new(65_536).expect("not zero"),
+        propagate: None,
         context: NonZeroUsize::new(512).expect("not zero"),
         only_fold: false,
         scales_out: None,

@@ -155,9 +155,8 @@ pub(super) fn sample(guidance: &Guidance, model: &Model, network: &Network<'_>) 
 pub(super) fn propagate(guidance: &Guidance, method: Method) -> Propagate {
     match guidance.propagate {
         Some(args::Propagate::Quantized) => Propagate::Quantized,
-        Some(args::Propagate::Original) => Propagate::Original,
         None if method.compensates() => Propagate::Quantized,
-        None => Propagate::Original,
+        Some(args::Propagate::Original) | None => Propagate::Original,
     }
 }
 
