@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 seconds=${1:-60}
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(safetensors gguf model manifest_journal)
+[ ${#targets[@]} -gt 0 ] || targets=(safetensors gguf model manifest_journal patch)
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 # With --target the flags do not reach build scripts. They are those of cargo-fuzz, without the sanitizer of addresses,

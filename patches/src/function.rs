@@ -1,7 +1,7 @@
 //! Patched weights as one function of the base and the set of (patch, strength).
 //!
-//! Each element is (1 - r) base + sum of strength * change, in f64, rounded once to the tensor's type. Terms are added in the order of
-//! the patches' digests, so the order in which patches came does not matter. Every change is that of the *base*: what other
+//! Each element is (1 - r) base + sum of strength * change, in f64, rounded once to the tensor's type. The sum is formed first, in the
+//! order of the patches' digests, so the order in which patches came does not matter; what depends on the base is added last. Every change is that of the *base*: what other
 //! patches did to it in between enters nowhere, not even for DoRA, whose change depends on the weight. Replacements count with their
 //! strengths: r is their sum, and where that is above 1 each counts as its share of r, so that two patches that both replace a tensor
 //! give their weighted mean (the authors of signatures take the plain mean). An element of the base that is no number stays.
@@ -114,11 +114,23 @@ impl<'a> Function<'a> {
         self.terms.iter_mut().for_each(|(_, term)| term.learn(start, base, &mut sums));
     }
 
-    /// Patched elements from `start` on, before rounding. `buffer` is memory to use.
+    /// The sum of strength * change over what can be told without the base, from element `start` on. `buffer` is memory to use.
     ///
     /// # Panics
     /// Where the lengths differ, or `start` begins within a group of packed changes.
-    pub fn apply(&self, start: usize, base: &[f64], out: &mut [f64], buffer: &mut [f64]) {
+    pub fn sum(&self, start: usize, sum: &mut [f64], buffer: &mut [f64]) {
+        sum.fill(0.0);
+        for (strength, term) in self.terms.iter().filter(|(_, term)| !term.depends_on_base()) {
+            term.change(start, &[], buffer);
+            add(sum, *strength, buffer);
+        }
+    }
+
+    /// Patched elements from `start` on, before rounding; `sum` is what [`Function::sum`] gave.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn apply(&self, start: usize, base: &[f64], sum: &[f64], out: &mut [f64], buffer: &mut [f64]) {
         let total: f64 = self.replacements.iter().map(|(strength, _)| strength).sum();
         let whole = if total > 1.0 { total } else { 1.0 };
         out.copy_from_slice(base);
@@ -132,7 +144,8 @@ impl<'a> Function<'a> {
             float.read(&data[start * width..(start + base.len()) * width], buffer);
             add(out, strength / whole, buffer);
         }
-        for (strength, term) in &self.terms {
+        add(out, 1.0, sum);
+        for (strength, term) in self.terms.iter().filter(|(_, term)| term.depends_on_base()) {
             term.change(start, base, buffer);
             add(out, *strength, buffer);
         }
@@ -142,16 +155,13 @@ impl<'a> Function<'a> {
     /// was replaced. Undo records say how far the guess is off.
     ///
     /// # Panics
-    /// As [`Function::apply`].
-    pub fn predict(&self, start: usize, patched: &[f64], out: &mut [f64], buffer: &mut [f64]) {
-        if !self.replacements.is_empty() {
+    /// Where the lengths differ.
+    pub fn predict(&self, patched: &[f64], sum: &[f64], out: &mut [f64]) {
+        if self.replacements.is_empty() {
+            out.copy_from_slice(patched);
+            add(out, -1.0, sum);
+        } else {
             out.fill(0.0);
-            return;
-        }
-        out.copy_from_slice(patched);
-        for (strength, term) in self.terms.iter().filter(|(_, term)| !term.depends_on_base()) {
-            term.change(start, patched, buffer);
-            add(out, -strength, buffer);
         }
     }
 }

@@ -43,7 +43,7 @@ impl Bits {
     /// Bytes of the codes of `n` elements; the last group is filled up.
     #[must_use]
     pub const fn code_bytes(self, n: usize) -> usize {
-        n.div_ceil(GROUP) * self.group_bytes()
+        n.div_ceil(GROUP).saturating_mul(self.group_bytes())
     }
 }
 

@@ -318,7 +318,8 @@ impl Patch {
 /// Rows and columns of a weight seen as a matrix: everything after the first dimension is a row.
 fn matrix(shape: &[usize]) -> Option<(usize, usize)> {
     let (&rows, inner) = shape.split_first()?;
-    (!inner.is_empty()).then(|| (rows, inner.iter().product()))
+    // A shape without elements may state any other dimension.
+    n_elements(inner).filter(|_| !inner.is_empty()).map(|columns| (rows, columns))
 }
 
 fn malformed(path: &Path, what: String) -> PatchError {

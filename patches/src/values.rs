@@ -72,7 +72,7 @@ impl Float {
         match self {
             Self::F64 => put(values, out, f64::to_le_bytes),
             Self::F32 => put(values, out, |value| (value as f32).to_le_bytes()),
-            Self::Bf16 => put(values, out, |value| bf16_bits(round_to_odd(value)).to_le_bytes()),
+            Self::Bf16 => write_bf16(values, out),
             Self::F16 => write_f16(values, out),
         }
     }
@@ -99,6 +99,18 @@ fn read_f16(bytes: &[u8], out: &mut [f64]) {
         halves[..out.len()].convert_to_f32_slice(&mut singles[..out.len()]);
         for (value, &single) in out.iter_mut().zip(&singles) {
             *value = single.into();
+        }
+    }
+}
+
+fn write_bf16(values: &[f64], out: &mut [u8]) {
+    let mut singles = [0.0_f32; BLOCK];
+    for (values, out) in values.chunks(BLOCK).zip(out.chunks_mut(2 * BLOCK)) {
+        for (single, &value) in singles.iter_mut().zip(values) {
+            *single = round_to_odd(value);
+        }
+        for (element, &single) in out.as_chunks_mut::<2>().0.iter_mut().zip(&singles) {
+            *element = bf16_bits(single).to_le_bytes();
         }
     }
 }

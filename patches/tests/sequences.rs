@@ -178,12 +178,13 @@ fn direct(base: &Values, known: &[Known], set: &BTreeMap<usize, f64>, name: &str
                     sum = sum * (1.0 - strength / whole) + strength / whole * values[index];
                 }
             }
+            let mut changes = 0.0;
             for (known, strength) in &order {
                 if let Some(change) = known.changes.get(name) {
-                    sum += strength * change[index];
+                    changes += strength * change[index];
                 }
             }
-            rounded(dtype, sum)
+            rounded(dtype, sum + changes)
         })
         .collect()
 }

@@ -13,6 +13,7 @@
 //! - [`hostile`]: files that no honest program writes.
 //! - [`linear`]: its weights as packed matrices of the library.
 //! - [`patch`]: patches extracted, added, rescaled and taken off.
+//! - `patch_killed`: models that are patched in place by a process that is killed.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
 //! - [`readme`]: examples of the README on the bundled model.
 //! - [`resume`]: the same bytes however a run goes, and what stands in the way of a target.
@@ -36,6 +37,8 @@ mod json;
 mod linear;
 mod logits;
 mod patch;
+#[cfg(target_os = "linux")]
+mod patch_killed;
 mod quantize;
 mod readme;
 #[cfg(target_os = "linux")]

@@ -31,7 +31,7 @@ fn tuned(tensors: &[Tensor], seed: u64) -> Vec<Tensor> {
 }
 
 /// Folders `pretrained`, `clean`, `fog` and `snow`, and signatures of the latter two: `fog.patch` and `snow.patch`.
-fn workshop() -> Dir {
+pub(crate) fn workshop() -> Dir {
     let dir = Dir::new();
     let mut random = Random::new(1);
     let pretrained: Vec<Tensor> = SHAPES.iter().map(|(name, shape)| Tensor::random(name, shape, &mut random)).collect();
@@ -54,7 +54,7 @@ fn workshop() -> Dir {
 }
 
 #[track_caller]
-fn run(dir: &Dir, words: &str) -> Ran {
+pub(crate) fn run(dir: &Dir, words: &str) -> Ran {
     Cmd::new(words).in_dir(dir).run().expect_status(0)
 }
 

@@ -34,6 +34,7 @@ struct Work<'a> {
 struct Scratch {
     base: Vec<f64>,
     values: Vec<f64>,
+    sum: Vec<f64>,
     buffer: Vec<f64>,
     predicted: Vec<u8>,
     guess: Vec<u8>,
@@ -41,7 +42,7 @@ struct Scratch {
 
 impl Scratch {
     fn sized(&mut self, n: usize, width: usize) {
-        for values in [&mut self.base, &mut self.values, &mut self.buffer] {
+        for values in [&mut self.base, &mut self.values, &mut self.sum, &mut self.buffer] {
             values.resize(n, 0.0);
         }
         self.predicted.resize(n * width, 0);
@@ -231,11 +232,12 @@ impl<'a> Work<'a> {
         self.restore(start, base, scratch)?;
         let Some(new) = &self.new else { return Ok(Vec::new()) };
         float.read(base, &mut scratch.base);
-        new.apply(start, &scratch.base, &mut scratch.values, &mut scratch.buffer);
+        new.sum(start, &mut scratch.sum, &mut scratch.buffer);
+        new.apply(start, &scratch.base, &scratch.sum, &mut scratch.values, &mut scratch.buffer);
         float.write(&scratch.values, patched);
         keep_what_is_no_number(float, &scratch.base, &scratch.values, base, patched)?;
         float.read(patched, &mut scratch.base);
-        new.predict(start, &scratch.base, &mut scratch.values, &mut scratch.buffer);
+        new.predict(&scratch.base, &scratch.sum, &mut scratch.values);
         float.write(&scratch.values, &mut scratch.predicted);
         let record = undo::encode(float, base, &scratch.predicted);
         scratch.guess.clone_from(&scratch.predicted);
@@ -254,7 +256,8 @@ impl<'a> Work<'a> {
             return Ok(());
         };
         float.read(now, &mut scratch.base);
-        old.predict(start, &scratch.base, &mut scratch.values, &mut scratch.buffer);
+        old.sum(start, &mut scratch.sum, &mut scratch.buffer);
+        old.predict(&scratch.base, &scratch.sum, &mut scratch.values);
         float.write(&scratch.values, base);
         undo::decode(float, records[start / PIECE], base).ok_or(Broken::Record)
     }
