@@ -4,7 +4,7 @@
 //! order in which patches came nor what was applied in between can be told from them. What is needed to go back is kept
 //! in a ledger beside the weights ([`ledger`]), coded against what the patches themselves foretell ([`undo`]).
 //!
-//! [`open`] reads a model with its ledger, [`rewrite`] writes it anew with another set of patches. Patches come from
+//! [`open`] reads a model with its ledger, [`rewrite()`] writes it anew with another set of patches. Patches come from
 //! [`signature`] (Robust Weight Signatures), [`difference`] and [`adapter`] (PEFT), all as one kind of file
 //! ([`patch::Patch`]).
 
