@@ -447,8 +447,8 @@ fn repack(weight: &Weight, packed: &PackedTensor, container: Container) -> Resul
     let why = if packed.is_reordered() {
         Some("its columns are grouped in another order than their own".to_owned())
     } else {
-        let shape = layout.shape_limit(weight.rows(), weight.columns(), scheme.bits());
-        shape.or_else(|| layout.scheme_limit(scheme, scale_dtype))
+        let shape = || layout.shape_limit(weight.rows(), weight.columns(), scheme.bits());
+        layout.scheme_limit(scheme, scale_dtype).or_else(shape)
     };
     match why {
         Some(why) => Err(PlanError::CannotRepack { tensor: weight.name.clone(), container: container.name(), why }),

@@ -130,7 +130,7 @@ fn a_shape_that_does_not_fill_words_is_kept_and_told() {
         let kept = settings(&dir, to).to_string();
         assert!(kept.contains("up_proj"), "{kept}");
         let ran = run(&dir, &format!("quantize source strict --to {to} --strict")).expect_status(2);
-        assert!(ran.stderr.contains("does not divide") || ran.stderr.contains("packs 8"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("do not divide") || ran.stderr.contains("packs 8"), "{}", ran.stderr);
     }
 }
 
@@ -181,4 +181,104 @@ fn another_writers_awkward_gptq_files_are_read_or_refused() {
     .expect("it can be written");
     let ran = run(&dir, "convert gptq back --to compressed-tensors").expect_status(2);
     assert!(ran.stderr.contains("zero 7 of row 0 is not the middle code 8"), "{}", ran.stderr);
+}
+
+/// A Llama of one block without a tokenizer.
+fn llama() -> Dir {
+    let dir = Dir::new();
+    let random = &mut Random::new(21);
+    let block = |name: &str| format!("model.layers.0.{name}.weight");
+    let mut weights = vec![Tensor::random("model.embed_tokens.weight", &[32, 256], random)];
+    for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+        weights.push(Tensor::random(&block(&format!("self_attn.{name}")), &[256, 256], random));
+    }
+    for (name, shape) in [("gate_proj", [512, 256]), ("up_proj", [512, 256]), ("down_proj", [256, 512])] {
+        weights.push(Tensor::random(&block(&format!("mlp.{name}")), &shape, random));
+    }
+    for name in ["input_layernorm", "post_attention_layernorm"] {
+        weights.push(Tensor::random(&block(name), &[256], random));
+    }
+    weights.push(Tensor::random("model.norm.weight", &[256], random));
+    let config = json!({
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "vocab_size": 32,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true, "torch_dtype": "bfloat16", "architectures": ["LlamaForCausalLM"],
+        "rope_scaling": { "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192 },
+    });
+    write_folder(&dir.path().join("source"), &weights, &config);
+    dir
+}
+
+#[test]
+fn gguf_files_hold_what_they_say() {
+    let dir = llama();
+    for scheme in
+        ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
+    {
+        let words = format!("quantize source {scheme}.gguf --to gguf --scheme {scheme} --json");
+        let told: Value = run(&dir, &words).expect_status(0).document();
+        let differences: Value = run(&dir, &format!("diff source {scheme}.gguf --json")).expect_status(0).document();
+        let errors = |list: &Value, key: &str| -> BTreeMap<String, f64> {
+            let rows = list["tensors"].as_array().expect("tensors are a list").iter();
+            rows.filter_map(|row| Some((row["name"].as_str()?.to_owned(), row[key].as_f64()?))).collect()
+        };
+        let (said, found) = (errors(&told, "error_mse"), errors(&differences, "mse"));
+        let of_rtn = errors(&told, "error_mse_rtn");
+        for (name, mse) in &said {
+            assert!((found[name] - mse).abs() <= 1e-6 * mse, "{scheme} {name}: said {mse:e}, found {:e}", found[name]);
+            assert!(*mse <= of_rtn[name], "{scheme} {name}: search {mse:e}, rtn {:e}", of_rtn[name]);
+        }
+        assert_eq!(said.is_empty(), ["f32", "f16", "bf16"].contains(&scheme), "{scheme}");
+        if ["f32", "bf16"].contains(&scheme) {
+            assert_eq!(differences["identical"], true, "{scheme}");
+        }
+        for (target, options) in [("one", "--threads 1"), ("scalar", "--kernels scalar")] {
+            let words = format!("quantize source {target}.gguf --force --to gguf --scheme {scheme} {options}");
+            run(&dir, &words).expect_status(0);
+            let read = |name: &str| fs::read(dir.path().join(name)).expect("it is written");
+            assert!(read(&format!("{scheme}.gguf")) == read(&format!("{target}.gguf")), "{scheme} {target}");
+        }
+    }
+    let ran = run(&dir, "convert q4_0.gguf back --to bf16");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let config: Value = serde_json::from_slice(&fs::read(dir.path().join("back/config.json")).expect("it is written"))
+        .expect("it is JSON");
+    assert_eq!(config["rope_scaling"]["factor"], 8.0);
+}
+
+#[test]
+fn gguf_takes_codes_as_they_are_or_says_why_not() {
+    let dir = llama();
+    for (scheme, kind) in [("int4-g32-sym", "Q4_0"), ("int5-g64-sym", "Q5_0"), ("int8-g128-sym", "Q8_0")] {
+        run(&dir, &format!("quantize source {scheme} --scheme {scheme} --scale-dtype f16")).expect_status(0);
+        let told: Value =
+            run(&dir, &format!("convert {scheme} {scheme}.gguf --to gguf --json")).expect_status(0).document();
+        let kinds = told["tensors"].to_string();
+        assert!(kinds.contains(kind), "{kinds}");
+        let same: Value = run(&dir, &format!("diff {scheme} {scheme}.gguf --json")).expect_status(0).document();
+        assert_eq!(same["identical"], true, "{scheme}");
+    }
+    for (scheme, why) in
+        [("int4-g32", "blocks with a minimum round it"), ("int3-g32-sym", "no block has symmetric codes of 3 bits")]
+    {
+        run(&dir, &format!("quantize source {scheme} --scheme {scheme}")).expect_status(0);
+        let ran = run(&dir, &format!("convert {scheme} t.gguf --to gguf")).expect_status(2);
+        assert!(ran.stderr.contains(why) && ran.stderr.contains("--requantize"), "{}", ran.stderr);
+        run(&dir, &format!("convert {scheme} {scheme}.gguf --to gguf --requantize --scheme q4_0")).expect_status(0);
+    }
+    let rows = [
+        ("quantize source t --to gguf", "is to be a GGUF file"),
+        ("quantize source t.gguf --to gguf --scheme int4-g32", "unknown GGUF type \"int4-g32\""),
+        ("quantize source t.gguf --to gguf --tensor *.q_proj.*=q9_z", "unknown GGUF type \"q9_z\""),
+        ("quantize source t.gguf --to gguf --method gptq", "chooses codes by rtn or search"),
+        ("quantize source t.gguf --to gguf --resume", "takes no --resume"),
+        ("quantize int4-g32 t.gguf --to gguf", "is quantized already"),
+        ("convert source t.gguf --to gguf", "is in no container whose codes could be kept"),
+    ];
+    for (words, expected) in rows {
+        let ran = run(&dir, words).expect_status(2);
+        assert!(ran.stderr.contains(expected), "{words}: {}", ran.stderr);
+        assert!(!dir.path().join("t.gguf").exists(), "{words}");
+    }
 }

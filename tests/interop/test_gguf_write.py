@@ -1,6 +1,6 @@
 """GGUF files that the binary writes, read by the `gguf` package and by transformers.
 
-What llama.cpp itself makes of them is measured by tools/compare-llama-gguf.sh.
+What llama.cpp itself makes of them is measured by tools/compare-llama-gguf.py.
 """
 
 import gguf as gguf_package

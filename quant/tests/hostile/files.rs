@@ -37,6 +37,7 @@ pub(crate) fn all() -> Vec<Hostile> {
     cases.extend(safetensors_headers().into_iter().map(single));
     cases.extend(safetensors_mutated().into_iter().map(single));
     cases.extend(packed().into_iter().map(|(name, bytes)| single((format!("packed: {name}"), bytes))));
+    cases.extend(words().into_iter().map(|(name, bytes)| single((format!("words: {name}"), bytes))));
     cases.extend(folders());
     let gguf =
         |(name, bytes)| Hostile { name: format!("gguf: {name}"), files: vec![("m.gguf", bytes)], open: "m.gguf" };
@@ -320,6 +321,68 @@ fn packed() -> Vec<Named> {
     ];
     cases.extend(sizes.map(|(rows, columns)| ("sizes", right().sizes(rows, columns))));
     cases.into_iter().enumerate().map(|(index, (name, parts))| (format!("{name} ({index})"), parts.file())).collect()
+}
+
+/// Parts of `AutoAWQ` and GPTQ weights that do not fit one another, and such files with bytes changed.
+fn words() -> Vec<Named> {
+    let file_of = |parts: &[(&str, &str, &str, usize)]| {
+        let (mut entries, mut end) = (Vec::new(), 0);
+        for (name, dtype, shape, bytes) in parts {
+            entries.push(tensor(&format!("m.{name}"), dtype, shape, &format!("[{end},{}]", end + bytes)));
+            end += bytes;
+        }
+        file(format!("{{{}}}", entries.join(",")).as_bytes(), &vec![1; end])
+    };
+    let awq = [("qweight", "I32", "[64,2]", 512), ("scales", "F16", "[2,16]", 64), ("qzeros", "I32", "[2,2]", 16)];
+    let gptq = [
+        ("qweight", "I32", "[8,32]", 1024),
+        ("scales", "F16", "[2,32]", 128),
+        ("qzeros", "I32", "[2,4]", 32),
+        ("g_idx", "I32", "[64]", 256),
+    ];
+    let changes = [
+        ("qweight", "I32", "[0,32]", 0),
+        ("qweight", "I32", "[8,0]", 0),
+        ("qweight", "I32", "[256]", 1024),
+        ("qweight", "U8", "[8,32]", 256),
+        ("qweight", "I32", "[7,32]", 896),
+        ("scales", "F16", "[0,32]", 0),
+        ("scales", "F16", "[2,0]", 0),
+        ("scales", "F16", "[3,32]", 192),
+        ("scales", "F16", "[64]", 128),
+        ("scales", "I16", "[2,32]", 128),
+        ("qzeros", "I32", "[2,0]", 0),
+        ("qzeros", "I32", "[2,5]", 40),
+        ("qzeros", "I32", "[3,4]", 48),
+        ("g_idx", "I32", "[63]", 252),
+        ("g_idx", "I64", "[64]", 512),
+        ("g_idx", "I32", "[64]", 256),
+        ("weight", "F16", "[32,64]", 4096),
+        ("weight_packed", "I32", "[32,8]", 1024),
+    ];
+    let mut cases =
+        vec![("awq".to_owned(), file_of(&awq)), ("gptq, groups of wrong numbers".to_owned(), file_of(&gptq))];
+    for (kind, right) in [("awq", &awq[..]), ("gptq", &gptq[..])] {
+        for change in changes {
+            let mut parts: Vec<_> = right.iter().copied().filter(|part| part.0 != change.0).collect();
+            parts.push(change);
+            cases.push((format!("{kind}: {} {} {}", change.0, change.1, change.2), file_of(&parts)));
+        }
+        for absent in 0..right.len() {
+            let mut parts = right.to_vec();
+            let (name, ..) = parts.remove(absent);
+            cases.push((format!("{kind} without {name}"), file_of(&parts)));
+        }
+        let whole = file_of(right);
+        let random = &mut Random(0x5EED);
+        for round in 0..200 {
+            let mut bytes = whole.clone();
+            let at = random.below(bytes.len());
+            bytes[at] = random.below(256) as u8;
+            cases.push((format!("{kind}, a byte changed ({round})"), bytes));
+        }
+    }
+    cases
 }
 
 const INDEX: &str = "model.safetensors.index.json";

@@ -53,6 +53,7 @@ pub(in super::super) fn keys(model: &Model) -> Result<Vec<(String, Value)>, File
         keys.push(("tokenizer.ggml.scores".to_owned(), Value::Array(Array::F32(vocabulary.scores(&merges)))));
         keys.push(flag("tokenizer.ggml.add_space_prefix", has_space_prefix(&tokenizer)));
     } else {
+        keys.push(flag("tokenizer.ggml.add_space_prefix", false));
         let merges = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
         keys.push(("tokenizer.ggml.merges".to_owned(), Value::Array(Array::String(merges))));
     }

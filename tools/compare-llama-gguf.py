@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Our GGUF files beside llama-quantize's own, type by type, on SmolLM2.
+
+    REWEIGHT=target/release/reweight tools/compare-llama-gguf.py [--perplexity TEXT] [SCHEME...]
+
+Needs what tools/compare-llama-quantize.sh builds under target/llama.cpp (run it first). Both start from the same F16 file.
+Printed for each type in a file: tensors, median and largest ratio of our mean squared error to llama.cpp's, and whether
+every tensor has the type that llama.cpp gives it. With --perplexity also what llama-perplexity makes of both (build it
+with `cmake --build target/llama.cpp/build --target llama-perplexity`; it runs with --no-repack, because the build of
+llama-cpp-python 0.3.36 ends in a segmentation fault with it, on its own files too).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LLAMA = ROOT / "target/llama.cpp"
+SCHEMES = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k"]
+
+
+def run(*words):
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))}\n{done.stdout[-500:]}{done.stderr[-500:]}")
+    return done.stdout + done.stderr
+
+
+def errors(reweight, source, file):
+    told = json.loads(subprocess.check_output([reweight, "diff", source, file, "--json"]))
+    return {row["name"]: (row["b"].split()[0], row["mse"]) for row in told["tensors"]}
+
+
+def perplexity(file, text):
+    words = [LLAMA / "build/bin/llama-perplexity", "-m", file, "-f", text, "-c", "512", "--no-repack"]
+    return float(re.search(r"PPL = ([0-9.]+)", run(*words)).group(1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("schemes", nargs="*", default=SCHEMES, metavar="SCHEME")
+    parser.add_argument("--perplexity", metavar="TEXT")
+    options = parser.parse_args()
+    reweight, source = os.environ.get("REWEIGHT", str(ROOT / "target/release/reweight")), LLAMA / "f16.gguf"
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = pathlib.Path(folder) / "ours.gguf", pathlib.Path(folder) / "theirs.gguf"
+        for scheme in options.schemes:
+            run(reweight, "quantize", source, ours, "--to", "gguf", "--scheme", scheme, "--force", "--quiet")
+            run(LLAMA / "build/bin/llama-quantize", source, theirs, scheme.upper())
+            our, their = errors(reweight, source, ours), errors(reweight, source, theirs)
+            same = all(our[name][0] == their[name][0] for name in their)
+            ratios = {}
+            for name, (kind, mse) in their.items():
+                if mse:
+                    ratios.setdefault(kind, []).append(our[name][1] / mse)
+            told = ", ".join(
+                f"{len(found)} {kind} {statistics.median(found):.3f} (at most {max(found):.3f})"
+                for kind, found in sorted(ratios.items())
+            )
+            print(f"{scheme}: {told}; {'the same types' if same else 'OTHER TYPES'}")
+            if options.perplexity:
+                found = [perplexity(file, options.perplexity) for file in (ours, theirs)]
+                print(f"    perplexity {found[0]:.4f}, llama-quantize {found[1]:.4f}")
+
+
+if __name__ == "__main__":
+    main()
