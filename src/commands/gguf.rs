@@ -88,6 +88,9 @@ pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui)
 
 pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let started = Instant::now();
+    if arguments.writing.resume {
+        return Err(Problem::usage("`--to gguf` takes no --resume: a GGUF file is written in one go").into());
+    }
     let model = super::open(&arguments.model, ui)?;
     if model.container().is_none() && !arguments.requantize {
         let problem =

@@ -273,6 +273,7 @@ fn gguf_takes_codes_as_they_are_or_says_why_not() {
         ("quantize source t.gguf --to gguf --tensor *.q_proj.*=q9_z", "unknown GGUF type \"q9_z\""),
         ("quantize source t.gguf --to gguf --method gptq", "chooses codes by rtn or search"),
         ("quantize source t.gguf --to gguf --resume", "takes no --resume"),
+        ("convert int4-g32-sym t.gguf --to gguf --resume", "takes no --resume"),
         ("quantize int4-g32 t.gguf --to gguf", "is quantized already"),
         ("convert source t.gguf --to gguf", "is in no container whose codes could be kept"),
     ];

@@ -141,7 +141,9 @@ impl Block<'_> {
         let bound = if min_negative { 0.0 } else { f32::INFINITY };
         let low = self.x.iter().copied().fold(f32::INFINITY, f32::min).min(bound);
         let top = self.x.iter().copied().fold(f32::NEG_INFINITY, f32::max).max(low);
-        let mut best = (0.0, low, f32::INFINITY);
+        // Where no candidate's error is finite, a block of the minimum as it can be stored.
+        let (scale, minimum) = round(0.0, low);
+        let mut best = (scale, minimum, f32::INFINITY);
         let mut consider = |scale: f32, minimum: f32| {
             let (scale, minimum) = round(scale, minimum);
             let error = self.affine_error(scale, minimum, high);
