@@ -185,6 +185,14 @@ pub enum PlanError {
         /// The model.
         model: PathBuf,
     },
+    /// The target holds patches, and the way back from them.
+    #[error("`{}` is a patched model: replacing it would lose the way back to its base, which `{}` holds", target.display(), ledger.display())]
+    TargetPatched {
+        /// The target.
+        target: PathBuf,
+        /// Its ledger.
+        ledger: PathBuf,
+    },
     /// The target is in the way.
     #[error("`{}` exists already", target.display())]
     TargetExists {
@@ -325,6 +333,10 @@ impl PlanError {
             Self::CannotRepack { .. } => Some("--requantize chooses new codes".into()),
             Self::NothingQuantized { .. } => Some("`reweight quantize` chooses codes".into()),
             Self::TargetExists { .. } => Some("choose another name, or --force to replace it".into()),
+            Self::TargetPatched { .. } => Some(
+                "choose another name, or take the patches off with `reweight patch remove --in-place --all` first"
+                    .into(),
+            ),
             Self::NothingToDo { .. } => Some("`reweight quantize --dry-run` says why each tensor is kept".into()),
             Self::NeedsFolder { .. } => Some("name the target without an extension".into()),
             Self::TargetIsSource { .. } | Self::Pattern { .. } | Self::CannotQuantize { .. } => None,

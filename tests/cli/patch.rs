@@ -73,6 +73,19 @@ fn weights(dir: &Dir, model: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_patched_model_is_not_replaced_by_force() {
+    let dir = workshop();
+    run(&dir, "patch add clean one --patch fog.patch");
+    for words in ["patch add clean one --patch snow.patch --force", "convert clean one --to f32 --force"] {
+        let ran = Cmd::new(words).in_dir(&dir).run().expect_status(2);
+        assert!(ran.stderr.contains("lose the way back") && ran.stderr.contains("--in-place --all"), "{}", ran.stderr);
+    }
+    run(&dir, "patch remove one --in-place --all");
+    assert_same(&dir, "clean", "one");
+    run(&dir, "convert clean one --to f32 --force");
+}
+
+#[test]
 fn whatever_the_order_the_same_weights_and_the_base_comes_back() {
     let dir = workshop();
     run(&dir, "patch add clean one --patch fog.patch=0.8");
@@ -89,8 +102,8 @@ fn whatever_the_order_the_same_weights_and_the_base_comes_back() {
     run(&dir, "patch remove both base --all");
     assert_same(&dir, "base", "clean");
     assert!(weights(&dir, "both") != weights(&dir, "clean"));
-    run(&dir, "patch add clean once --force --patch snow.patch=-0.3 fog.patch=0.8 --threads 1");
-    assert_same(&dir, "both", "once");
+    run(&dir, "patch add clean one-thread --patch snow.patch=-0.3 fog.patch=0.8 --threads 1");
+    assert_same(&dir, "both", "one-thread");
 }
 
 #[test]
@@ -296,10 +309,12 @@ fn types_of_every_width_come_back() {
     }
     for bits in ["f32", "f16", "8", "4", "3", "2"] {
         run(&dir, &format!("patch diff a.safetensors b.safetensors d.patch --bits {bits} --force"));
-        run(&dir, "patch add a.safetensors on.safetensors --patch d.patch=1.25 --force");
+        run(&dir, "patch add a.safetensors on.safetensors --patch d.patch=1.25");
         run(&dir, "patch remove on.safetensors off.safetensors --all --force");
         let read = |name: &str| fs::read(dir.path().join(name)).expect("a file");
         assert!(read("off.safetensors") == read("a.safetensors"), "{bits} bits");
         assert!(read("on.safetensors") != read("a.safetensors"), "{bits} bits");
+        fs::remove_file(dir.path().join("on.safetensors")).expect("a file");
+        fs::remove_dir_all(dir.path().join("on.safetensors.ledger")).expect("a ledger");
     }
 }

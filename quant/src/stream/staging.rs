@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, FileError, PlanError, RunError};
+use crate::store::model::LEDGER_NAME;
 
 /// Held by the process that writes; gone with it.
 const LOCK_NAME: &str = ".lock";
@@ -28,10 +29,10 @@ pub struct StagingOptions {
     pub fsync: bool,
 }
 
-/// Refuses targets that exist (unless forced), and targets in or around the source.
+/// Refuses targets that exist (unless forced), patched models among them even then, and targets in or around the source.
 ///
 /// # Errors
-/// `PlanError::TargetExists`, `PlanError::TargetIsSource`.
+/// `PlanError::TargetExists`, `PlanError::TargetPatched`, `PlanError::TargetIsSource`.
 pub fn check_target(source: &Path, target: &Path, force: bool) -> Result<(), PlanError> {
     let real = |path: &Path| {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -46,8 +47,16 @@ pub fn check_target(source: &Path, target: &Path, force: bool) -> Result<(), Pla
     if source.exists() && (real_target.starts_with(&real_source) || real_source.starts_with(&real_target)) {
         return Err(PlanError::TargetIsSource { target: target.to_owned(), source_path: source.to_owned() });
     }
-    if target.symlink_metadata().is_ok() && !force {
-        return Err(PlanError::TargetExists { target: target.to_owned() });
+    if target.symlink_metadata().is_ok() {
+        if !force {
+            return Err(PlanError::TargetExists { target: target.to_owned() });
+        }
+        let mut beside = target.as_os_str().to_owned();
+        beside.push(".ledger");
+        let ledgers = [target.join(LEDGER_NAME), PathBuf::from(beside)];
+        if let Some(ledger) = ledgers.into_iter().find(|ledger| ledger.is_dir()) {
+            return Err(PlanError::TargetPatched { target: target.to_owned(), ledger });
+        }
     }
     Ok(())
 }
