@@ -148,12 +148,12 @@ fn a_run_killed_at_any_time_leaves_no_target_and_is_resumed() {
         thread::sleep(Duration::from_secs_f64(delay));
         child.kill().expect("the program was started");
         let status = child.wait().expect("the program was started");
-        if status.success() {
+        // A run may be killed between the rename that completes it and its end.
+        if status.success() || case.path(&target).exists() {
             assert_same_files(&case.path("whole"), &case.path(&target), &target);
             continue;
         }
         n_killed += 1;
-        assert!(!case.path(&target).exists(), "killed after {delay:.3} s, it left a target");
         n_resumed += case.resume(&target);
         fs::remove_dir_all(case.path(&target)).expect("the target can be removed");
     }
