@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::check;
 use super::journal::{Earlier, Journal};
@@ -35,7 +35,7 @@ pub struct Writer<'a> {
     journal: Mutex<Journal>,
     earlier: Earlier,
     records: HashMap<String, Record>,
-    /// Of the target.
+    /// What the target's configuration says of how it is quantized.
     config: Option<Value>,
     n_resumed: usize,
     peak_anonymous_bytes: usize,
@@ -67,7 +67,7 @@ impl<'a> Writer<'a> {
             journal: Mutex::new(journal),
             earlier,
             records: HashMap::new(),
-            config: plan.config(model),
+            config: quantization_config(model, plan),
             n_resumed: 0,
             peak_anonymous_bytes: 0,
         })
@@ -171,6 +171,13 @@ impl<'a> Writer<'a> {
         let (n_resumed, peak_anonymous_bytes) = (self.n_resumed, self.peak_anonymous_bytes);
         Ok(Outcome { manifest, n_resumed, peak_anonymous_bytes })
     }
+}
+
+/// The part of the target's configuration that tells how it is quantized: the rest may be large.
+fn quantization_config(model: &Model, plan: &Plan) -> Option<Value> {
+    const KEY: &str = "quantization_config";
+    let own = plan.config(model)?.get_mut(KEY).map(Value::take)?;
+    Some(json!({ KEY: own }))
 }
 
 /// Writes configuration, index and carried files; returns their digests by name.
