@@ -4,7 +4,6 @@
 //! Only one block's statistics are in memory at a time. With [`Propagate::Quantized`] every block is calibrated on what the
 //! blocks before it really give once they are quantized, so that it makes good part of their errors.
 
-use rayon::prelude::*;
 use reweight_quant::awq::{Chosen, Mapping, Search};
 use reweight_quant::error::Error as QuantError;
 use reweight_quant::plan::{Action, Plan};
@@ -185,6 +184,6 @@ impl Blocks<'_> {
             let parts = if gram > 0 { 2 * widest * (widest + 1) / 2 * size_of::<i64>() } else { 0 };
             weights + gram + threads * (window + parts)
         };
-        hidden + (0..self.network.n_blocks()).into_par_iter().map(block).max().unwrap_or(0)
+        hidden + (0..self.network.n_blocks()).map(block).max().unwrap_or(0)
     }
 }

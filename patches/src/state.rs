@@ -119,14 +119,20 @@ impl State {
         self.place.ledger.clone()
     }
 
+    /// The ledger, which there must be.
+    ///
+    /// # Errors
+    /// `PatchError::NoLedger`.
+    pub fn require_ledger(&self) -> Result<&Ledger, PatchError> {
+        self.ledger.as_ref().ok_or_else(|| PatchError::NoLedger { model: self.model.path().to_owned() })
+    }
+
     /// The patch that goes by a name, or whose digest begins with it.
     ///
     /// # Errors
     /// `PatchError::NoLedger`, `PatchError::NotOn`.
     pub fn position(&self, name: &str) -> Result<usize, PatchError> {
-        if self.ledger.is_none() {
-            return Err(PatchError::NoLedger { model: self.model.path().to_owned() });
-        }
+        self.require_ledger()?;
         let by_name = self.patches.iter().position(|applied| applied.name == name);
         let by_digest = || {
             let mut found =

@@ -8,14 +8,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use reweight_quant::error::{FileError, RunError};
+use reweight_quant::error::FileError;
+use reweight_quant::store::disk::{LOCK_NAME, is_plain_name, lock, remove, sync, sync_tree};
 use reweight_quant::store::rename;
 use serde::{Deserialize, Serialize};
 
 use crate::PatchError;
 use crate::place::Place;
 
-const LOCK: &str = ".lock";
 const COMMIT: &str = "commit.json";
 
 /// What a recovery found and did.
@@ -123,12 +123,12 @@ impl Update {
     fn discard(&self) -> Result<(), PatchError> {
         for entry in fs::read_dir(&self.folder).map_err(FileError::io(&self.folder, "list"))? {
             let path = entry.map_err(FileError::io(&self.folder, "list"))?.path();
-            if path.file_name().is_some_and(|name| name != LOCK && name != COMMIT) {
+            if path.file_name().is_some_and(|name| name != LOCK_NAME && name != COMMIT) {
                 remove(&path)?;
             }
         }
         remove(&self.folder.join(COMMIT))?;
-        remove(&self.folder)
+        Ok(remove(&self.folder)?)
     }
 
     /// Gives up: nothing was changed.
@@ -154,42 +154,6 @@ pub fn recover(place: &Place) -> Result<Option<Recovered>, PatchError> {
     }
     update.abandon()?;
     Ok(Some(Recovered::RolledBack))
-}
-
-fn lock(folder: &Path) -> Result<File, PatchError> {
-    let path = folder.join(LOCK);
-    let file = File::create(&path).map_err(FileError::io(&path, "create"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(RunError::Busy { partial: folder.to_owned() }.into()),
-        Err(fs::TryLockError::Error(source)) => Err(FileError::Io { path, doing: "lock", source }.into()),
-    }
-}
-
-fn remove(path: &Path) -> Result<(), PatchError> {
-    let removed = match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(_) => return Ok(()),
-    };
-    Ok(removed.map_err(FileError::io(path, "remove"))?)
-}
-
-fn sync_tree(folder: &Path) -> Result<(), PatchError> {
-    for entry in fs::read_dir(folder).map_err(FileError::io(folder, "list"))? {
-        let path = entry.map_err(FileError::io(folder, "list"))?.path();
-        if path.is_dir() { sync_tree(&path)? } else { sync(&path)? }
-    }
-    sync(folder)
-}
-
-fn sync(path: &Path) -> Result<(), PatchError> {
-    Ok(File::open(path).and_then(|file| file.sync_all()).map_err(FileError::io(path, "flush"))?)
-}
-
-/// A name that stays inside the folder, whatever a hostile commit says.
-fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != ".."
 }
 
 #[cfg(test)]

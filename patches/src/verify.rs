@@ -25,11 +25,8 @@ pub struct Problem {
 /// # Errors
 /// `PatchError::NoLedger`; `PatchError::Ledger` where it speaks of tensors that are not there.
 pub fn verify(state: &State) -> Result<Vec<Problem>, PatchError> {
-    let Some(ledger) = state.ledger() else {
-        return Err(PatchError::NoLedger { model: state.model().path().to_owned() });
-    };
     let mut problems = Vec::new();
-    for record in &ledger.tensors {
+    for record in &state.require_ledger()?.tensors {
         let weight = state.model().weight(&record.name).ok_or_else(|| PatchError::Ledger {
             path: state.ledger_path(),
             what: format!("tensor {:?} is not in the model", record.name),

@@ -268,7 +268,7 @@ impl Plan {
             method: options.method,
             container: options.container,
             statistics: options.statistics.clone(),
-            bytes_in: model.weights().iter().map(Weight::stored_bytes).sum(),
+            bytes_in: model.stored_bytes(),
             bytes_out: tensors.iter().map(PlannedTensor::bytes_out).sum(),
             peak_anonymous_bytes: memory::peak_anonymous_bytes(model, &tensors, options.method, options.container),
             tensors,

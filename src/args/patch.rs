@@ -85,17 +85,9 @@ pub(crate) struct Extract {
     #[arg(long, value_enum, value_name = "HOW", default_value_t, hide_possible_values = true)]
     pub(crate) projection: Projection,
 
-    /// The name it goes by [default: that of OUT]
-    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
-    pub(crate) name: Option<String>,
-
-    /// Print the figures, write nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-
-    /// Replace OUT if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
+    /// How the patch is written.
+    #[command(flatten)]
+    pub(crate) making: PatchMaking,
 }
 
 /// Make a patch that turns one model into another
@@ -125,17 +117,9 @@ pub(crate) struct PatchDiff {
     #[arg(long, value_enum, value_name = "BITS", default_value_t = DeltaBits::F32, hide_possible_values = true)]
     pub(crate) bits: DeltaBits,
 
-    /// The name it goes by [default: that of OUT]
-    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
-    pub(crate) name: Option<String>,
-
-    /// Print the figures, write nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-
-    /// Replace OUT if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
+    /// How the patch is written.
+    #[command(flatten)]
+    pub(crate) making: PatchMaking,
 }
 
 /// Write a model with more patches on it
@@ -267,6 +251,22 @@ pub(crate) struct Compare {
     /// Patch files or adapter folders, two or more
     #[arg(value_name = "PATCH", num_args = 2.., required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) patches: Vec<PathBuf>,
+}
+
+/// How a verb that makes a patch writes it.
+#[derive(Debug, PartialEq, Group)]
+pub(crate) struct PatchMaking {
+    /// The name it goes by [default: that of OUT]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
+    pub(crate) name: Option<String>,
+
+    /// Print the figures, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// How a verb that patches a model writes it.

@@ -93,10 +93,7 @@ pub(super) fn gather(
 ) -> anyhow::Result<(Sample, Statistics)> {
     let sample = sample_of(network, over)?;
     let progress = ui.progress_of_tokens(sample.n_tokens(), network.n_blocks());
-    let advance = |name: &str, tokens: u64| {
-        progress.name(name);
-        progress.advance(tokens);
-    };
+    let advance = |name: &str, tokens: u64| progress.step(name, tokens);
     let statistics = calibrate(model, network, &sample, kernels, over.with_gram, ui.interrupted(), &advance)?;
     progress.finish();
     Ok((sample, statistics))

@@ -172,10 +172,7 @@ fn predictions(
     };
     let passes = network.n_blocks() + reference_blocks;
     let progress = ui.progress_of_tokens(n_tokens, passes);
-    let advance = |name: &str, tokens: u64| {
-        progress.name(name);
-        progress.advance(tokens);
-    };
+    let advance = |name: &str, tokens: u64| progress.step(name, tokens);
     let beside = Beside { reference, save: save.as_ref() };
     let scores = score(kernels, network, beside, &cut, ui.interrupted(), &advance)?;
     let logits_bytes = save.as_ref().map(LogitsWriter::file_bytes);
@@ -360,10 +357,7 @@ fn sentences(
     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
     let n_tokens: usize = tokens.iter().map(|tokens| tokens.len()).sum();
     let progress = ui.progress_of_tokens(n_tokens, network.n_blocks() + reference.n_blocks());
-    let advance = |name: &str, tokens: u64| {
-        progress.name(name);
-        progress.advance(tokens);
-    };
+    let advance = |name: &str, tokens: u64| progress.step(name, tokens);
     let ours = embed(network, &tokens, ui.interrupted(), &advance)?;
     let theirs = embed(reference, &tokens, ui.interrupted(), &advance)?;
     progress.finish();

@@ -52,7 +52,9 @@ struct PlanDocument<'a> {
 /// What a run is made of.
 struct Run<'a> {
     model: &'a Model,
-    options: GgufOptions,
+    plan: GgufPlan,
+    /// How codes are chosen, unless they are kept.
+    method: Option<Method>,
     statistics: Option<Statistics>,
     target: &'a Path,
     writing: &'a Writing,
@@ -68,22 +70,21 @@ pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui)
     for tensor in &arguments.tensor {
         overrides.push((Pattern::new(&tensor.pattern)?, block_type(&tensor.scheme)?));
     }
-    let keep: Result<Vec<Pattern>, _> = arguments.keep.iter().map(|pattern| Pattern::new(pattern)).collect();
+    let keep = super::patterns(&arguments.keep)?;
     let model = super::open(&arguments.model, ui)?;
     if let Some(what) = model.quant_method() {
         return Err(reweight_quant::error::PlanError::AlreadyQuantized { model: model.path().to_owned(), what }.into());
     }
-    let options = GgufOptions { mix, method, overrides, keep: keep?, repack: false };
-    // What cannot be planned is told before statistics are gathered.
-    drop(GgufPlan::new(&model, &options)?);
-    check_target(model.path(), &arguments.target, arguments.writing.force)?;
+    let options = GgufOptions { mix, method, overrides, keep, repack: false };
+    let (target, writing) = (arguments.target.as_path(), &arguments.writing);
+    // What cannot be done is told before statistics are gathered.
+    let plan = plan(&model, &options, target, writing)?;
     let statistics = if arguments.writing.dry_run {
         None
     } else {
         guidance::statistics(&arguments.guidance, method, &model, kernels, ui)?
     };
-    let (target, writing) = (arguments.target.as_path(), &arguments.writing);
-    run(Run { model: &model, options, statistics, target, writing, started }, kernels, ui)
+    run(Run { model: &model, plan, method: Some(method), statistics, target, writing, started }, kernels, ui)
 }
 
 pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
@@ -106,7 +107,9 @@ pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -
         repack: !arguments.requantize,
     };
     let (target, writing) = (arguments.target.as_path(), &arguments.writing);
-    run(Run { model: &model, options, statistics: None, target, writing, started }, kernels, ui)
+    let plan = plan(&model, &options, target, writing)?;
+    let method = arguments.requantize.then_some(options.method);
+    run(Run { model: &model, plan, method, statistics: None, target, writing, started }, kernels, ui)
 }
 
 /// Options that a GGUF file has no place for.
@@ -142,25 +145,26 @@ fn block_type(text: &str) -> anyhow::Result<GgmlType> {
     Ok(found.ok_or_else(problem)?)
 }
 
-fn run(run: Run<'_>, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
-    let Run { model, options, statistics, target, writing, started } = run;
+/// What is to be written, where the target may be.
+fn plan(model: &Model, options: &GgufOptions, target: &Path, writing: &Writing) -> anyhow::Result<GgufPlan> {
     if target.extension().is_none_or(|extension| extension != "gguf") {
         let problem = Problem::usage(format!("`{}` is to be a GGUF file", target.display()));
         return Err(problem.hint("end its name in .gguf").into());
     }
     check_target(model.path(), target, writing.force)?;
-    let plan = GgufPlan::new(model, &options)?;
+    Ok(GgufPlan::new(model, options)?)
+}
+
+fn run(run: Run<'_>, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    let Run { model, plan, method, statistics, target, writing, started } = run;
     if writing.dry_run {
         return show(&plan, ui);
     }
     let progress = ui.progress(2 * plan.bytes_in as u64);
-    let advance = |name: &str, bytes: u64| {
-        progress.name(name);
-        progress.advance(bytes);
-    };
-    let control = Control { kernels, statistics: statistics.as_ref(), stop: ui.interrupted(), progress: &advance };
+    let advance = |name: &str, bytes: u64| progress.step(name, bytes);
+    let control = Control { kernels, stop: ui.interrupted(), progress: &advance };
     let staging = StagingOptions { force: writing.force, resume: false, fsync: writing.fsync };
-    let outcome = write_gguf(model, &plan, target, staging, &control)?;
+    let outcome = write_gguf(model, &plan, statistics.as_ref(), target, staging, &control)?;
     progress.finish();
     let elapsed = started.elapsed();
     if ui.json() {
@@ -170,7 +174,7 @@ fn run(run: Run<'_>, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Statu
             peak_rss_bytes: memory::peak_rss_bytes(),
             kernels: kernels.name,
             threads: rayon::current_num_threads(),
-            method: (!options.repack).then(|| options.method.to_string()),
+            method: method.map(|method| method.to_string()),
             bits_per_weight: bits_per_weight(&outcome),
             bytes_in: plan.bytes_in,
             bytes_out: outcome.bytes_out,

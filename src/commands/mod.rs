@@ -18,7 +18,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use reweight::demo;
+use reweight_quant::error::PlanError;
 use reweight_quant::kernels::{self, Kernels};
+use reweight_quant::pattern::Pattern;
 use reweight_quant::store::Model;
 
 use crate::args::{Args, Global, KernelChoice, Verb};
@@ -72,6 +74,11 @@ fn open(path: &Path, ui: &Ui) -> anyhow::Result<Model> {
     };
     ui.trace(&format!("opened {} tensors of {}", model.weights().len(), crate::ui::escape_path(path)));
     Ok(model)
+}
+
+/// Globs over names of tensors.
+fn patterns(texts: &[String]) -> Result<Vec<Pattern>, PlanError> {
+    texts.iter().map(|text| Pattern::new(text)).collect()
 }
 
 /// That a file to be written is not there, unless it may be replaced.

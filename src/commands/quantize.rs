@@ -59,11 +59,9 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
     let model = super::open(&arguments.model, ui)?;
     let target = writing::target(&model, &arguments.target, container.name(), false)?;
     writing::check(&model, target, &arguments.writing)?;
-    let done = if guidance::block_by_block(&arguments.guidance, options.method) {
-        block_by_block(arguments, &model, options, target, kernels, ui)?
-    } else {
-        at_once(arguments, &model, options, target, kernels, ui)?
-    };
+    let job = Job { arguments, model: &model, options, target, kernels, ui };
+    let by_block = guidance::block_by_block(&arguments.guidance, job.options.method);
+    let done = if by_block { block_by_block(job)? } else { at_once(job)? };
     let Some(Done { finished, plan, mappings }) = done else { return Ok(Status::Done) };
     let finished = Finished { elapsed: started.elapsed(), ..finished };
     let manifest = &finished.outcome.manifest;
@@ -105,6 +103,16 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
     Ok(Status::Done)
 }
 
+/// A run that is about to begin.
+struct Job<'a> {
+    arguments: &'a Quantize,
+    model: &'a Model,
+    options: PlanOptions,
+    target: Target<'a>,
+    kernels: &'static Kernels,
+    ui: &'a Ui,
+}
+
 /// A finished run.
 struct Done {
     finished: Finished,
@@ -114,14 +122,8 @@ struct Done {
 }
 
 /// Quantizes with what is known beforehand; `None` after a dry run.
-fn at_once(
-    arguments: &Quantize,
-    model: &Model,
-    mut options: PlanOptions,
-    target: Target<'_>,
-    kernels: &'static Kernels,
-    ui: &Ui,
-) -> anyhow::Result<Option<Done>> {
+fn at_once(job: Job<'_>) -> anyhow::Result<Option<Done>> {
+    let Job { arguments, model, mut options, target, kernels, ui } = job;
     let plan = Plan::new(model, &options)?;
     tell(model, &plan, ui);
     if arguments.writing.dry_run {
@@ -146,14 +148,8 @@ fn at_once(
 }
 
 /// Quantizes while text goes through the model; `None` after a dry run.
-fn block_by_block(
-    arguments: &Quantize,
-    model: &Model,
-    mut options: PlanOptions,
-    target: Target<'_>,
-    kernels: &'static Kernels,
-    ui: &Ui,
-) -> anyhow::Result<Option<Done>> {
+fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
+    let Job { arguments, model, mut options, target, kernels, ui } = job;
     let started = Instant::now();
     let (guidance, method) = (&arguments.guidance, options.method);
     let network = Network::open(model, kernels)?;
@@ -164,10 +160,7 @@ fn block_by_block(
     }
     let mut plan = Plan::new(model, &options)?;
     let progress = ui.progress_of_tokens(sample.n_tokens() * propagate.passes(), network.n_blocks());
-    let advance = |name: &str, tokens: u64| {
-        progress.name(name);
-        progress.advance(tokens);
-    };
+    let advance = |name: &str, tokens: u64| progress.step(name, tokens);
     let run = Run { stop: ui.interrupted(), progress: &advance, observe: &Nobody };
     let blocks =
         Blocks { model, network: &network, plan: &plan, sample: &sample, propagate, dtype: options.dtype, run };
@@ -179,7 +172,7 @@ fn block_by_block(
         writing::show_plan(&plan, ui)?;
         return Ok(None);
     }
-    let control = Control { kernels, statistics: None, stop: ui.interrupted(), progress: &|_, _| {} };
+    let control = Control { kernels, stop: ui.interrupted(), progress: &|_, _| {} };
     let writer = Writer::open(model, &plan, target, writing::staging(&arguments.writing), &control)?;
     let (outcome, mappings) = blocks.quantize(writer).map_err(|error| match error {
         BlocksError::Model(error) => anyhow::Error::from(error),
@@ -201,13 +194,12 @@ fn options(arguments: &Quantize, container: Container) -> anyhow::Result<PlanOpt
     for tensor in &arguments.tensor {
         overrides.push((Pattern::new(&tensor.pattern)?, scheme(&tensor.scheme)?));
     }
-    let keep: Result<Vec<Pattern>, _> = arguments.keep.iter().map(|pattern| Pattern::new(pattern)).collect();
     Ok(PlanOptions {
         scheme: Some(arguments.scheme.as_deref().map_or_else(|| Ok(container.default_scheme()), scheme)?),
         method: guidance::method(arguments.method, &arguments.guidance)?,
         statistics: None,
         overrides,
-        keep: keep?,
+        keep: super::patterns(&arguments.keep)?,
         scale_dtype: dtype(arguments.scale_dtype),
         dtype: dtype(arguments.dtype).or(container.float_dtype()),
         container,

@@ -33,12 +33,9 @@ pub(super) fn write(
     let started = Instant::now();
     // Each byte is passed twice: when it is made and when it is checked.
     let progress = ui.progress(2 * plan.bytes_in as u64);
-    let advance = |name: &str, bytes: u64| {
-        progress.name(name);
-        progress.advance(bytes);
-    };
-    let control = Control { kernels, statistics, stop: ui.interrupted(), progress: &advance };
-    let outcome = write_model(model, plan, target, staging(writing), &control)?;
+    let advance = |name: &str, bytes: u64| progress.step(name, bytes);
+    let control = Control { kernels, stop: ui.interrupted(), progress: &advance };
+    let outcome = write_model(model, plan, statistics, target, staging(writing), &control)?;
     progress.finish();
     Ok(Finished::new(outcome, started, ui))
 }

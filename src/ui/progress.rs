@@ -66,6 +66,12 @@ impl<'ui> Progress<'ui> {
         Self { ui, total, done: AtomicU64::new(0), unit, started, view }
     }
 
+    /// Tells which tensor or block is at hand, and that so many more are done.
+    pub(crate) fn step(&self, name: &str, count: u64) {
+        self.name(name);
+        self.advance(count);
+    }
+
     /// Tells that so many more are done.
     pub(crate) fn advance(&self, count: u64) {
         let done = self.done.fetch_add(count, Ordering::Relaxed) + count;

@@ -242,7 +242,7 @@ fn write(
             .map(|(&index, written)| (state.model.weights()[index].name.clone(), written.digest.clone()))
             .collect(),
         touched_bytes: plan.touched_bytes(),
-        model_bytes: state.model.weights().iter().map(|weight| weight.stored_bytes() as u64).sum(),
+        model_bytes: state.model.stored_bytes() as u64,
     })
 }
 

@@ -16,8 +16,8 @@ use reweight_kernels::Kernels;
 use serde_json::{Value, json};
 
 use super::rows::{CodedRows, Matrix, transpose, word_at};
-use super::{Layout, PackedTensor, module_name};
-use crate::scheme::{Group, Scheme};
+use super::{Layout, PackedTensor, group_size, module_name};
+use crate::scheme::Scheme;
 use crate::store::safetensors::NewTensor;
 use crate::tensor::Dtype;
 
@@ -129,16 +129,11 @@ impl Layout for Awq {
     }
 
     fn quantization_config(&self, quantized: &[(&str, Scheme)], ignored: &[String]) -> Value {
-        let group = quantized.first().map_or(Group::Channel, |(_, scheme)| scheme.group());
-        let group_size = match group {
-            Group::Size(size) => json!(size),
-            Group::Channel => json!(-1),
-        };
         json!({
             "quant_method": "awq",
             "version": "gemm",
             "bits": BITS,
-            "group_size": group_size,
+            "group_size": group_size(quantized),
             "zero_point": true,
             "modules_to_not_convert": ignored,
         })

@@ -18,8 +18,8 @@ use reweight_kernels::Kernels;
 use serde_json::{Map, Value, json};
 
 use super::rows::{CodedRows, Matrix, packed_bytes, transpose, transpose_elements, word_at};
-use super::{Layout, PackedTensor, module_name};
-use crate::scheme::{Group, Scheme};
+use super::{Layout, PackedTensor, group_size, module_name};
+use crate::scheme::Scheme;
 use crate::store::safetensors::NewTensor;
 use crate::store::weight::PlainTensor;
 use crate::tensor::Dtype;
@@ -131,16 +131,12 @@ impl Layout for Gptq {
 
     fn quantization_config(&self, quantized: &[(&str, Scheme)], ignored: &[String]) -> Value {
         let scheme = quantized.first().map(|(_, scheme)| *scheme);
-        let group_size = match scheme.map(Scheme::group) {
-            Some(Group::Size(size)) => json!(size),
-            _ => json!(-1),
-        };
         let format = if self.zero_offset { "gptq" } else { "gptq_v2" };
         let mut config = json!({
             "quant_method": "gptq",
             "checkpoint_format": format,
             "bits": scheme.map_or(4, Scheme::bits),
-            "group_size": group_size,
+            "group_size": group_size(quantized),
             "sym": scheme.is_none_or(Scheme::symmetric),
             "desc_act": false,
             "true_sequential": true,

@@ -13,7 +13,7 @@ use std::fmt;
 use reweight_kernels::Kernels;
 use serde_json::Value;
 
-use crate::scheme::Scheme;
+use crate::scheme::{Group, Scheme};
 use crate::store::safetensors::NewTensor;
 use crate::tensor::Dtype;
 
@@ -136,6 +136,14 @@ impl fmt::Display for Container {
 #[must_use]
 pub fn module_name(weight_name: &str) -> &str {
     weight_name.strip_suffix(".weight").unwrap_or(weight_name)
+}
+
+/// The `group_size` of configurations that have one for all tensors: -1 for a scale a row.
+fn group_size(quantized: &[(&str, Scheme)]) -> Value {
+    match quantized.first().map(|(_, scheme)| scheme.group()) {
+        Some(Group::Size(size)) => size.get().into(),
+        Some(Group::Channel) | None => (-1).into(),
+    }
 }
 
 /// What a configuration says it is, or `None` where it is not quantized.

@@ -1,6 +1,7 @@
 //! Files: mapped for reading, streamed and renamed for writing.
 
 mod bytes;
+pub mod disk;
 pub mod float8;
 pub mod folder;
 mod ggml_rows;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::FileError;
 use crate::pack::{self, Container};
+use crate::store::disk::is_plain_name;
 use crate::store::folder::Folder;
 use crate::store::gguf::GgufFile;
 use crate::store::safetensors::SafetensorsFile;
@@ -151,6 +152,12 @@ impl Model {
     #[must_use]
     pub fn weights(&self) -> &[Weight] {
         &self.weights
+    }
+
+    /// Bytes of all weights as they are stored.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        self.weights.iter().map(Weight::stored_bytes).sum()
     }
 
     /// Where among [`Model::weights`] one of this name is.
@@ -339,11 +346,6 @@ fn sharded(folder: &Folder) -> Result<Vec<Weight>, FileError> {
         weights.extend(weights_of(&shard, |name| wanted.contains_key(name)));
     }
     Ok(weights)
-}
-
-/// A name that stays inside the folder, whatever a hostile index says.
-fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != ".."
 }
 
 fn extension(name: &str) -> &str {

@@ -17,6 +17,7 @@ use crate::pack::PackedTensor;
 use crate::pack::gguf::{Mix, Place, encode_row};
 use crate::pattern::Pattern;
 use crate::plan::Method;
+use crate::stats::Statistics;
 use crate::store::gguf::export::{Export, Exported, export, write_text, write_value};
 use crate::store::gguf::{GgmlType, GgufFile, RowOrder, Value, dequantize};
 use crate::store::{Bytes, Model, Storage, Weight};
@@ -105,10 +106,10 @@ impl GgufPlan {
             pattern.check(model)?;
         }
         let described = export(model)?;
-        let Export { mut metadata, tensors: exported, rope_factors, .. } = described.clone();
         let types: Result<Vec<GgmlType>, PlanError> =
-            exported.iter().map(|tensor| type_of(model, tensor, &described, options)).collect();
+            described.tensors.iter().map(|tensor| type_of(model, tensor, &described, options)).collect();
         let types = types?;
+        let Export { mut metadata, tensors: exported, rope_factors, .. } = described;
         let file_type = if options.repack { common_file_type(&types) } else { options.mix.file_type() };
         metadata.insert(1, ("general.file_type".to_owned(), Value::U32(file_type)));
         let mut end = 0_usize;
@@ -140,7 +141,7 @@ impl GgufPlan {
         Ok(Self {
             tensors: tensors.collect(),
             file_bytes: header.len() + end,
-            bytes_in: model.weights().iter().map(Weight::stored_bytes).sum(),
+            bytes_in: model.stored_bytes(),
             method: options.method,
             repack: options.repack,
             exported,
@@ -281,6 +282,7 @@ fn header(
 pub fn write_gguf(
     model: &Model,
     plan: &GgufPlan,
+    statistics: Option<&Statistics>,
     target: &Path,
     options: StagingOptions,
     control: &Control<'_>,
@@ -297,7 +299,7 @@ pub fn write_gguf(
     let mut sums = Vec::with_capacity(plan.exported.len());
     for index in 0..plan.exported.len() {
         control.check_stop()?;
-        let work = TensorWork::of(model, plan, index, control);
+        let work = TensorWork::of(model, plan, index, (control.kernels, statistics));
         let sum = work.write(|bytes, at| write(bytes, plan.header.len() + plan.offsets[index] + at))?;
         outcome.tensors[index].record(sum);
         sums.push(sum);
@@ -342,18 +344,22 @@ struct TensorWork<'a> {
 }
 
 impl<'a> TensorWork<'a> {
-    fn of(model: &'a Model, plan: &'a GgufPlan, index: usize, control: &Control<'_>) -> Self {
+    fn of(
+        model: &'a Model,
+        plan: &'a GgufPlan,
+        index: usize,
+        (kernels, statistics): (&'static Kernels, Option<&Statistics>),
+    ) -> Self {
         let exported = &plan.exported[index];
         let columns = exported.shape.last().copied().unwrap_or(1);
         let sources: Vec<&Weight> = exported.sources.iter().map(|&source| &model.weights()[source]).collect();
         let importance = sources.iter().map(|weight| {
-            let input = control.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
-            let found = input.and_then(|input| Importance::of(control.kernels, input, weight, false));
+            let input = statistics.and_then(|statistics| statistics.of_layer(&weight.name));
+            let found = input.and_then(|input| Importance::of(kernels, input, weight, false));
             let moments = found.map(|importance| importance.scaled_moments);
             moments.filter(|moments| moments.iter().any(|moment| *moment > 0.0)).unwrap_or_else(|| vec![1.0; columns])
         });
         let (ty, method, repack) = (plan.types[index], plan.method, plan.repack);
-        let kernels = control.kernels;
         Self { kernels, exported, ty, method, repack, importance: importance.collect(), sources, columns }
     }
 
@@ -527,7 +533,7 @@ fn check(model: &Model, plan: &GgufPlan, path: &Path, sums: &[Sums], control: &C
         let Some(stored) = stored else {
             return Err(mismatch(&exported.name, "name", exported.name.clone(), "another".to_owned()));
         };
-        let work = TensorWork::of(model, plan, index, control);
+        let work = TensorWork::of(model, plan, index, (control.kernels, None));
         let rows: Result<Vec<f64>, RunError> = (0..work.n_rows())
             .into_par_iter()
             .map_init(

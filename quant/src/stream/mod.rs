@@ -30,8 +30,6 @@ pub use writer::Writer;
 pub struct Control<'a> {
     /// The kernel table.
     pub kernels: &'static Kernels,
-    /// Statistics of the inputs of linear layers, which quantizing goes by; a stage of a [`Writer`] brings its own.
-    pub statistics: Option<&'a Statistics>,
     /// Set from outside to stop between tensors.
     pub stop: &'a AtomicBool,
     /// Called with a tensor's name and source bytes as work on it ends, once when it is made and once when it is checked.
@@ -68,7 +66,7 @@ pub struct Target<'a> {
     pub single_file: bool,
 }
 
-/// Carries out a plan: writes the target, reads it back, checks it, and lets it appear by rename.
+/// Carries out a plan by statistics of the inputs of linear layers, where there are any: writes the target, reads it back, checks it, and lets it appear by rename.
 ///
 /// The bytes written depend on the model, the plan and the statistics alone. The target gets `reweight.json`, except as a
 /// single file.
@@ -81,12 +79,13 @@ pub struct Target<'a> {
 pub fn write_model(
     model: &Model,
     plan: &Plan,
+    statistics: Option<&Statistics>,
     target: Target<'_>,
     options: StagingOptions,
     control: &Control<'_>,
 ) -> Result<Outcome, Error> {
     let mut writer = Writer::open(model, plan, target, options, control)?;
     let all: Vec<usize> = (0..plan.tensors.len()).collect();
-    writer.stage(model, control.statistics, &all)?;
+    writer.stage(model, statistics, &all)?;
     writer.finish(model)
 }

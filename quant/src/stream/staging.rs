@@ -3,11 +3,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, FileError, PlanError, RunError};
+use crate::error::{Error, FileError, PlanError};
+use crate::store::disk::{self, LOCK_NAME};
 use crate::store::model::LEDGER_NAME;
-
-/// Held by the process that writes; gone with it.
-const LOCK_NAME: &str = ".lock";
 
 /// A target in the making, locked against other processes.
 #[derive(Debug)]
@@ -76,15 +74,7 @@ impl Staging {
         hidden.push(".partial");
         let partial = target.with_file_name(hidden);
         fs::create_dir_all(&partial).map_err(FileError::io(&partial, "create"))?;
-        let lock_path = partial.join(LOCK_NAME);
-        let lock = File::create(&lock_path).map_err(FileError::io(&lock_path, "create"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(RunError::Busy { partial }.into()),
-            Err(fs::TryLockError::Error(source)) => {
-                return Err(FileError::Io { path: lock_path, doing: "lock", source }.into());
-            }
-        }
+        let lock = disk::lock(&partial)?;
         let staging = Self { target: target.to_owned(), partial, replace: options.force, _lock: lock };
         if !options.resume {
             staging.clear()?;
@@ -108,8 +98,7 @@ impl Staging {
             if path.file_name().is_some_and(|name| name == LOCK_NAME) {
                 continue;
             }
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(FileError::io(&path, "remove"))?;
+            disk::remove(&path)?;
         }
         Ok(())
     }
@@ -122,7 +111,7 @@ impl Staging {
         let lock_path = self.partial.join(LOCK_NAME);
         fs::remove_file(&lock_path).map_err(FileError::io(&lock_path, "remove"))?;
         if fsync {
-            sync_tree(&self.partial)?;
+            disk::sync_tree(&self.partial)?;
         }
         let finished = single.map_or_else(|| self.partial.clone(), |name| self.partial.join(name));
         let old = self.target.with_file_name(format!(".{}.replaced", std::process::id()));
@@ -137,27 +126,14 @@ impl Staging {
             return Err(FileError::Io { path: self.target.clone(), doing: "rename to", source });
         }
         if replaced {
-            let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
-            removed.map_err(FileError::io(&old, "remove"))?;
+            disk::remove(&old)?;
         }
         if single.is_some() {
             fs::remove_dir_all(&self.partial).map_err(FileError::io(&self.partial, "remove"))?;
         }
         if fsync && let Some(parent) = std::path::absolute(&self.target).ok().as_deref().and_then(Path::parent) {
-            sync(parent)?;
+            disk::sync(parent)?;
         }
         Ok(())
     }
-}
-
-fn sync_tree(folder: &Path) -> Result<(), FileError> {
-    for entry in fs::read_dir(folder).map_err(FileError::io(folder, "list"))? {
-        let path = entry.map_err(FileError::io(folder, "list"))?.path();
-        if path.is_dir() { sync_tree(&path)? } else { sync(&path)? }
-    }
-    sync(folder)
-}
-
-fn sync(path: &Path) -> Result<(), FileError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(FileError::io(path, "flush"))
 }

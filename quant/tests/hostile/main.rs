@@ -79,7 +79,7 @@ fn exercise(path: &Path, out: &Path) -> Result<(), Error> {
     }
     drop(diff(kernels, &model, &model, |_| true));
     let stop = AtomicBool::new(false);
-    let control = Control { kernels, statistics: None, stop: &stop, progress: &|_, _| {} };
+    let control = Control { kernels, stop: &stop, progress: &|_, _| {} };
     let scheme: Scheme = "int4-g128".parse()?;
     let cast = PlanOptions { scheme: None, dtype: Some(Dtype::F16), ..PlanOptions::new(scheme, Method::Search) };
     let mut result = Ok(());
@@ -89,6 +89,7 @@ fn exercise(path: &Path, out: &Path) -> Result<(), Error> {
             write_model(
                 &model,
                 &plan,
+                None,
                 Target { path: &target, single_file: false },
                 StagingOptions::default(),
                 &control,

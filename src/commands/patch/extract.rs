@@ -25,12 +25,12 @@ struct Document<'a> {
 }
 
 pub(super) fn extract(arguments: &Extract, ui: &Ui) -> anyhow::Result<Status> {
-    check_target(&arguments.out, arguments.force)?;
+    check_target(&arguments.out, arguments.making.force)?;
     let pretrained = arguments.pretrained.as_deref().map(|path| open(path, ui)).transpose()?;
     let (clean, robust) = (open(&arguments.clean, ui)?, open(&arguments.robust, ui)?);
     let sources = Sources { pretrained: pretrained.as_ref(), clean: &clean, robust: &robust };
     let options = Options {
-        name: arguments.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out)),
+        name: arguments.making.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out)),
         layers: layers(&arguments.layers),
         projection: match arguments.projection {
             Projection::Tensor => signature::Projection::Tensor,
@@ -39,26 +39,26 @@ pub(super) fn extract(arguments: &Extract, ui: &Ui) -> anyhow::Result<Status> {
         },
         store: store(arguments.bits),
     };
-    let figures = if arguments.dry_run {
+    let figures = if arguments.making.dry_run {
         signature::figures(sources, &options)?
     } else {
         signature::extract(sources, &options, &arguments.out)?
     };
-    show(&arguments.out, arguments.dry_run, &clean, &figures, ui)
+    show(&arguments.out, arguments.making.dry_run, &clean, &figures, ui)
 }
 
 pub(super) fn diff(arguments: &PatchDiff, ui: &Ui) -> anyhow::Result<Status> {
-    check_target(&arguments.out, arguments.force)?;
+    check_target(&arguments.out, arguments.making.force)?;
     let (base, new) = (open(&arguments.a, ui)?, open(&arguments.b, ui)?);
-    let name = arguments.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out));
+    let name = arguments.making.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out));
     let (layers, store) = (layers(&arguments.layers), store(arguments.bits));
-    let figures = if arguments.dry_run {
+    let figures = if arguments.making.dry_run {
         let options = Options { name, layers, projection: signature::Projection::None, store };
         signature::figures(Sources { pretrained: None, clean: &base, robust: &new }, &options)?
     } else {
         difference(&base, &new, name, layers, store, &arguments.out)?
     };
-    show(&arguments.out, arguments.dry_run, &base, &figures, ui)
+    show(&arguments.out, arguments.making.dry_run, &base, &figures, ui)
 }
 
 fn layers(text: &str) -> Layers {
@@ -86,7 +86,7 @@ fn show(
     ui: &Ui,
 ) -> anyhow::Result<Status> {
     let written = if dry_run { 0 } else { std::fs::metadata(out).map_or(0, |metadata| metadata.len()) };
-    let model_bytes = model.weights().iter().map(|weight| weight.stored_bytes() as u64).sum();
+    let model_bytes = model.stored_bytes() as u64;
     if ui.json() {
         ui.document(&Document { out, dry_run, bytes: written, model_bytes, tensors: figures })?;
         return Ok(Status::Done);

@@ -20,7 +20,7 @@ struct Document<'a> {
 
 pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
     let state = open(&arguments.model, ui)?;
-    let model_bytes = state.model().weights().iter().map(|weight| weight.stored_bytes() as u64).sum();
+    let model_bytes = state.model().stored_bytes() as u64;
     let ledger = state.ledger();
     let patch_bytes = ledger.iter().flat_map(|ledger| &ledger.patches).map(|patch| patch.bytes).sum();
     let document = Document {

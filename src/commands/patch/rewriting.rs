@@ -34,16 +34,11 @@ pub(super) fn remove(arguments: &Remove, ui: &Ui) -> anyhow::Result<Status> {
         return Err(Problem::usage(what).hint("name patches, or --all; `reweight patch list` shows them").into());
     }
     let state = open(&arguments.model, ui)?;
-    let mut set = state.patches().to_vec();
-    if state.ledger().is_none() {
-        state.position("")?;
-    }
+    state.require_ledger()?;
     let removed = names.iter().map(|name| state.position(name)).collect::<Result<Vec<_>, _>>()?;
-    let mut position = 0;
-    set.retain(|_| {
-        position += 1;
-        !arguments.all && !removed.contains(&(position - 1))
-    });
+    let stays = |index: &usize| !arguments.all && !removed.contains(index);
+    let set: Vec<Applied> =
+        state.patches().iter().enumerate().filter(|(index, _)| stays(index)).map(|(_, on)| on.clone()).collect();
     finish(&state, &set, target.as_deref(), &arguments.writing, ui)
 }
 
@@ -144,10 +139,7 @@ fn finish(
     }
     let started = Instant::now();
     let progress = ui.progress(plan.touched_bytes());
-    let advance = |name: &str, bytes: u64| {
-        progress.name(name);
-        progress.advance(bytes);
-    };
+    let advance = |name: &str, bytes: u64| progress.step(name, bytes);
     let control = Control { stop: ui.interrupted(), progress: &advance };
     let outcome = rewrite(state, set, destination, &control)?;
     progress.finish();
