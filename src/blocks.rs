@@ -4,15 +4,16 @@
 //! Only one block's statistics are in memory at a time. With [`Propagate::Quantized`] every block is calibrated on what the
 //! blocks before it really give once they are quantized, so that it makes good part of their errors.
 
-use reweight_quant::awq::{Chosen, Mapping, Search};
+use reweight_quant::awq::{Chosen, Mapping, Objective, Search};
 use reweight_quant::error::Error as QuantError;
-use reweight_quant::plan::{Action, Plan};
+use reweight_quant::plan::{Action, Method, Plan};
 use reweight_quant::stats::{Collector, Provenance, Statistics};
 use reweight_quant::store::{Model, Scaling};
 use reweight_quant::stream::{Outcome, Writer};
 use reweight_quant::tensor::Dtype;
 
 use crate::awq::fold_checked;
+use crate::awq_paper::Published;
 use crate::calibrate::{Sample, Watch};
 use crate::model::{HiddenStates, MEMORY_BUDGET, ModelError, Network, Nobody, Run};
 
@@ -48,6 +49,8 @@ pub struct Blocks<'a> {
     pub sample: &'a Sample,
     /// What goes into each block.
     pub propagate: Propagate,
+    /// What scales are searched by.
+    pub objective: Objective,
     /// The type that norms will be stored in; `None` for their own.
     pub dtype: Option<Dtype>,
     /// Stop, and the tokens that passed each block; what it observes is left out.
@@ -125,8 +128,7 @@ impl Blocks<'_> {
         let (model, chosen) = match (known, &statistics) {
             (Some(known), _) => known,
             (None, Some(statistics)) => {
-                let (model, plan, kernels) = (self.model, self.plan, self.network.kernels());
-                let mut chosen = Search { model, plan, statistics, kernels }.run(&mappings, &|_| {});
+                let mut chosen = self.search(index, statistics, hidden, &mappings)?;
                 let model = fold(&mut chosen)?;
                 writer.note(&note, &chosen)?;
                 (model, chosen)
@@ -143,16 +145,43 @@ impl Blocks<'_> {
                 let written = self.model.with_weights(writer.written(own)?);
                 Network::open(&written, self.network.kernels())?.run_block(index, hidden, &run)?;
             }
-            Propagate::Original if finished => self.network.run_block(index, hidden, &run)?,
+            Propagate::Original if finished || self.keeps_inputs() => self.network.run_block(index, hidden, &run)?,
             Propagate::Original => {}
         }
         Ok((model, mappings.into_iter().zip(chosen).collect()))
     }
 
+    /// The factors of one block's mappings.
+    fn search(
+        &self,
+        index: usize,
+        statistics: &Statistics,
+        hidden: &HiddenStates,
+        mappings: &[Mapping],
+    ) -> Result<Vec<Chosen>, ModelError> {
+        let (model, plan, kernels) = (self.model, self.plan, self.network.kernels());
+        if plan.method == Method::AwqPaper {
+            let published = Published { model, network: self.network, plan, statistics, index, hidden };
+            return mappings.iter().map(|mapping| published.one(mapping)).collect();
+        }
+        let objective = self.objective;
+        Ok(Search { model, plan, statistics, objective, kernels }.run(mappings, &|_| {}))
+    }
+
+    /// Whether it takes how channels go together.
+    fn with_gram(&self) -> bool {
+        self.plan.method.correlates() || (self.plan.method.scales() && self.objective == Objective::Gram)
+    }
+
+    /// Whether what goes into a block is still needed when its statistics are known.
+    fn keeps_inputs(&self) -> bool {
+        self.propagate == Propagate::Quantized || self.plan.method == Method::AwqPaper
+    }
+
     /// Statistics of one block's layers. What the original gives goes on to the next block, where that is asked for.
     fn observe(&self, index: usize, hidden: &mut HiddenStates) -> Result<Statistics, ModelError> {
-        let collector = Collector::new(self.network.kernels(), self.plan.method.compensates());
-        let only_inputs = self.propagate == Propagate::Quantized;
+        let collector = Collector::new(self.network.kernels(), self.with_gram());
+        let only_inputs = self.keeps_inputs();
         let run = Run { observe: &Watch { collector: &collector, only_inputs }, ..self.run };
         if only_inputs {
             self.network.observe_block(index, hidden, &run)?;
@@ -175,7 +204,7 @@ impl Blocks<'_> {
             for (weight, tensor) in own {
                 weights += weight.n_elements() * size_of::<f32>();
                 widest = widest.max(weight.rows()).max(weight.columns());
-                if matches!(tensor.action, Action::Quantize { .. }) && self.plan.method.compensates() {
+                if matches!(tensor.action, Action::Quantize { .. }) && self.with_gram() {
                     gram += weight.columns() * (weight.columns() + 1) / 2 * size_of::<i64>();
                 }
             }

@@ -15,6 +15,7 @@
 //! ```
 
 pub mod awq;
+pub mod awq_paper;
 pub mod blocks;
 pub mod calibrate;
 pub mod chat;

@@ -2,7 +2,8 @@
 """`reweight quantize` beside llm-compressor: same model, same calibration tokens, same scheme, same machine; losses by one evaluator.
 
     python tools/compare-llm-compressor.py MODEL --text CALIBRATION... --eval HELDOUT... [--reweight BINARY]
-        [--bits 3] [--group 64] [--tokens 16384] [--context 512] [--methods gptq awq] [--threads 2]
+        [--bits 3] [--group 64] [--tokens 16384] [--context 512] [--ours rtn search awq gptq best] [--methods gptq awq]
+        [--threads 2] [--duo true|false|both] [--ratios FILE]
 
 MODEL is a Hugging Face folder in floating point. Needs llmcompressor 0.14 with the torch, transformers and compressed-tensors that it
 asks for. Its AWQ fails on a host without a GPU unless `Tensor.pin_memory` does nothing, so that is what it does here.
@@ -10,6 +11,10 @@ asks for. Its AWQ fails on a host without a GPU unless `Tensor.pin_memory` does 
 Every contender gets the same windows of token ids. Times are wall clock from the model in memory to the finished weights for
 llm-compressor (its import and the reading of the model are not counted), and of the whole process for reweight (they are). Losses are
 mean nats a predicted token over windows of 1024, computed by transformers in f32.
+
+`--ratios` writes what llm-compressor's AWQ found for every mapping: its candidates as [ratio, whether the weights' means enter] and the
+error of each, in its order. `--duo false` leaves the means of the weights out, which is the published form of the scales. With that, and
+`paper` among `--ours` (`--method awq --paper`), the chosen exponents are compared.
 """
 
 import argparse
@@ -27,7 +32,6 @@ torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
-from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EVAL_CONTEXT = 1024
@@ -61,25 +65,44 @@ def load(path):
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def modifiers(method, bits, group):
+def recording(awq, found):
+    """llm-compressor's AWQ, which also keeps the error of every candidate in `found`."""
+
+    class Recording(awq):
+        def _compute_best_scale(self, mapping, *args, **kwargs):
+            candidates = [list(candidate) for candidate in self._get_grid_search_params()]
+            found.append({"mapping": mapping.smooth_name, "consumers": mapping.balance_names, "candidates": candidates, "errors": []})
+            return super()._compute_best_scale(mapping, *args, **kwargs)
+
+        def _compute_loss(self, *args, **kwargs):
+            loss = super()._compute_loss(*args, **kwargs)
+            found[-1]["errors"].append(loss)
+            return loss
+
+    return Recording
+
+
+def modifiers(method, bits, group, duo, found):
     weights = QuantizationArgs(num_bits=bits, symmetric=False, strategy="group", group_size=group)
     scheme = {"all": QuantizationScheme(targets=["Linear"], weights=weights)}
     if method == "gptq":
         return [GPTQModifier(config_groups=scheme, ignore=["lm_head"])]
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    return [AWQModifier(), QuantizationModifier(config_groups=scheme, ignore=["lm_head"])]
+    awq = recording(AWQModifier, found)(duo_scaling=duo)
+    return [awq, QuantizationModifier(config_groups=scheme, ignore=["lm_head"])]
 
 
-def theirs(path, windows, method, bits, group):
+def theirs(path, windows, method, bits, group, duo, found):
     model, tokenizer = load(path), AutoTokenizer.from_pretrained(path)
-    data = Dataset.from_dict({"input_ids": windows, "attention_mask": [[1] * len(window) for window in windows]})
+    batches = [{"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)} for ids in windows]
+    data = torch.utils.data.DataLoader(batches, batch_size=None)
     start = time.perf_counter()
     oneshot(
         model=model,
         tokenizer=tokenizer,
         dataset=data,
-        recipe=modifiers(method, bits, group),
+        recipe=modifiers(method, bits, group, duo, found),
         max_seq_length=len(windows[0]),
         num_calibration_samples=len(windows),
         shuffle_calibration_samples=False,
@@ -94,13 +117,33 @@ def ours(binary, path, windows, method, bits, group, threads, folder):
     target, plain = folder / method, folder / f"{method}-f32"
     tokens = ["--tokens", str(sum(map(len, windows))), "--context", str(len(windows[0]))]
     guide = [] if method == "rtn" else ["--text", str(ids), *tokens]
-    command = [binary, "quantize", str(path), str(target), "--scheme", scheme, "--method", method, *guide]
+    # Scales in f32, which is what llm-compressor's are here, so that both see the same grids.
+    form = ["awq", "--paper", "--scale-dtype", "f32"] if method == "paper" else [method]
+    command = [binary, "quantize", str(path), str(target), "--scheme", scheme, "--method", *form, *guide]
     start = time.perf_counter()
-    subprocess.run([*command, "--threads", str(threads), "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    run = [*command, "--threads", str(threads), "--quiet", "--json"]
+    document = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE).stdout)
     seconds = time.perf_counter() - start
     convert = [binary, "convert", str(target), str(plain), "--to", "f32", "--quiet"]
     subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
-    return load(plain), seconds
+    return load(plain), seconds, document.get("mappings", [])
+
+
+def agreement(mine, found):
+    """Says for how many mappings both chose the same exponent, and of each other one what its choice would have cost."""
+    chosen = {mapping["name"]: mapping["ratio"] for mapping in mine if "refused" not in mapping}
+    together, apart = 0, []
+    for mapping in found:
+        ratios = [ratio for ratio, _ in mapping["candidates"]]
+        best = min(range(len(ratios)), key=lambda index: mapping["errors"][index])
+        own = min(range(len(ratios)), key=lambda index: abs(ratios[index] - chosen[mapping["mapping"]]))
+        if own == best:
+            together += 1
+        else:
+            worse = mapping["errors"][own] / mapping["errors"][best] - 1
+            apart.append(f"  {mapping['mapping']}: {ratios[best]:.3f}, here {ratios[own]:.3f}, {worse:.2e} more error by its own measure")
+    print(f"same exponent for {together} of {len(found)} mappings")
+    print("\n".join(apart), flush=True)
 
 
 def main():
@@ -113,8 +156,11 @@ def main():
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--ours", nargs="*", default=["rtn", "search", "awq", "gptq", "best"])
     parser.add_argument("--methods", nargs="*", default=["gptq", "awq"], help="of llm-compressor")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--duo", choices=["true", "false", "both"], default="true", help="scales of llm-compressor's AWQ")
+    parser.add_argument("--ratios", type=pathlib.Path, help="where to write what its AWQ found")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -133,16 +179,25 @@ def main():
         return gap
 
     row("-", "full precision", 0.0, full)
-    gaps, times = {}, {}
+    gaps, times, paper = {}, {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for method in ["rtn", "search", "awq", "gptq", "best"]:
+        for method in options.ours:
             arguments = (options.model, windows, method, options.bits, options.group)
-            model, seconds = ours(options.reweight, *arguments, options.threads, pathlib.Path(folder))
+            model, seconds, mappings = ours(options.reweight, *arguments, options.threads, pathlib.Path(folder))
+            paper = mappings if method == "paper" else paper
             gaps[method], times[method] = row("reweight", method, seconds, losses(model, held_out)), seconds
+    duo = {"true": True, "false": False, "both": "both"}[options.duo]
     for method in options.methods:
-        model, seconds = theirs(options.model, windows, method, options.bits, options.group)
+        found = []
+        model, seconds = theirs(options.model, windows, method, options.bits, options.group, duo, found)
+        if found and options.ratios:
+            options.ratios.write_text(json.dumps(found, indent=1))
+        if found and paper and not duo:
+            agreement(paper, found)
         gap = row("llm-compressor", method, seconds, losses(model, held_out))
         mine = "best" if method == "gptq" else "awq"
+        if mine not in gaps:
+            continue
         print(f"{mine} beside its {method}: gap {gaps[mine] / gap:.2f}x, time {seconds / times[mine]:.1f}x shorter", flush=True)
 
 

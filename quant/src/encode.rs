@@ -3,6 +3,7 @@
 //! Rows are worked on in blocks whose size depends on the tensor alone, and block results are added in order, so the
 //! bytes and the errors are the same for any number of threads.
 
+pub mod clip;
 mod rows;
 
 use std::ops::Range;

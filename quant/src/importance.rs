@@ -3,6 +3,7 @@
 use reweight_kernels::Kernels;
 
 use crate::compensate::Factor;
+use crate::encode::clip::GroupGrams;
 use crate::stats::InputStatistics;
 use crate::store::Weight;
 
@@ -18,6 +19,8 @@ pub struct Importance {
     pub scaled_moments: Vec<f32>,
     /// How errors of columns add up, where rounding is to compensate them.
     pub factor: Option<Factor>,
+    /// How errors of one group's columns add up, where ranges are clipped as published with AWQ.
+    pub groups: Option<GroupGrams>,
 }
 
 impl Importance {
@@ -33,7 +36,7 @@ impl Importance {
         let scaled: Vec<f64> = moments.iter().enumerate().map(|(j, moment)| moment / (scale(j) * scale(j))).collect();
         let gram = input.gram.as_ref().filter(|_| compensates);
         let factor = gram.and_then(|gram| Factor::of(kernels, gram, input.tokens, columns, DAMPING));
-        Some(Self { moments: narrow(&moments), scaled_moments: narrow(&scaled), factor })
+        Some(Self { moments: narrow(&moments), scaled_moments: narrow(&scaled), factor, groups: None })
     }
 }
 

@@ -33,13 +33,21 @@ pub enum Method {
     Gptq,
     /// Scaling as `Awq` and rounding as `Gptq`.
     Best,
+    /// Activation-aware scaling as published: minimum and maximum, clipped; a baseline.
+    AwqPaper,
 }
 
 impl Method {
     /// Whether channels are scaled before they are quantized.
     #[must_use]
     pub const fn scales(self) -> bool {
-        matches!(self, Self::Awq | Self::Best)
+        matches!(self, Self::Awq | Self::Best | Self::AwqPaper)
+    }
+
+    /// Whether it goes by how channels go together (x x^T).
+    #[must_use]
+    pub const fn correlates(self) -> bool {
+        self.compensates() || matches!(self, Self::AwqPaper)
     }
 
     /// Whether rounding needs to know how columns go together.
@@ -57,6 +65,7 @@ impl std::fmt::Display for Method {
             Self::Awq => "awq",
             Self::Gptq => "gptq",
             Self::Best => "best",
+            Self::AwqPaper => "awq-paper",
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What the command line accepts: one struct per verb, nothing but types and their help. Parsing a value is in [`value`];
 //! what a verb does is in `commands`. The help of every verb is committed under `tests/cli/snapshots`.
 
+mod guidance;
 mod measure;
 mod patch;
 mod value;
@@ -14,6 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+pub(crate) use guidance::{Guidance, Method, Objective, Propagate};
 pub(crate) use measure::{Bench, Calibrate, Eval};
 pub(crate) use patch::{
     Add, Compare, DeltaBits, Extract, List, Patch, PatchDiff, PatchVerb, PatchVerify, PatchWriting, Projection, Remove,
@@ -262,43 +264,6 @@ pub(crate) struct Quantize {
     pub(crate) report: Option<ReportFile>,
 }
 
-/// Activation statistics for `quantize`: gathered before, or from text.
-#[derive(Debug, PartialEq, Group)]
-pub(crate) struct Guidance {
-    /// Statistics of `calibrate`, or an imatrix
-    #[arg(long, value_name = "STATS", value_hint = ValueHint::FilePath, conflicts_with = "text")]
-    pub(crate) stats: Option<PathBuf>,
-
-    /// Gather statistics over these files
-    ///
-    /// Text, or .jsonl with a text or a list of token ids a line.
-    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
-    pub(crate) text: Vec<PathBuf>,
-
-    /// With --text, tokens to take, evenly over files
-    #[arg(long, value_name = "N", default_value = "65536", hide_short_help = true)]
-    pub(crate) tokens: NonZeroUsize,
-
-    /// With --text, tokens of a window, at most
-    #[arg(long, value_name = "N", default_value = "512", hide_short_help = true)]
-    pub(crate) context: NonZeroUsize,
-
-    /// With --text, what goes into a block [quantized, original]
-    ///
-    /// What the blocks before it give once they are quantized, or what they gave before. Default: `quantized` where rounding
-    /// compensates errors (`gptq`, `best`), else `original`, which takes one pass of the text less.
-    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, hide_short_help = true)]
-    pub(crate) propagate: Option<Propagate>,
-
-    /// Write the scaled model unquantized, for other tools
-    #[arg(long, hide_short_help = true)]
-    pub(crate) only_fold: bool,
-
-    /// Also write the factors of every channel (.safetensors)
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, hide_short_help = true)]
-    pub(crate) scales_out: Option<PathBuf>,
-}
-
 /// Write a model in another layout
 ///
 /// Takes the codes of a quantized model into another layout as they are, or turns every stored weight back into floating point.
@@ -455,31 +420,6 @@ pub(crate) struct Writing {
     /// Slower; for a machine that may lose power.
     #[arg(long)]
     pub(crate) fsync: bool,
-}
-
-/// How the stored values of a quantized tensor are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Method {
-    /// The range of each group, and the nearest value
-    Rtn,
-    /// The range with the least squared error, and the nearest value
-    #[default]
-    Search,
-    /// Channels scaled by their activations, then search
-    Awq,
-    /// Search, and rounding that compensates its errors
-    Gptq,
-    /// Awq and gptq together
-    Best,
-}
-
-/// What goes into a block while text goes through the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Propagate {
-    /// What the quantized blocks before it give
-    Quantized,
-    /// What the blocks before it gave unquantized
-    Original,
 }
 
 /// Layout of a quantized model's files.

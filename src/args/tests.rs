@@ -34,6 +34,8 @@ fn no_guidance() -> Guidance {
         propagate: None,
         context: NonZeroUsize::new(512).expect("not zero"),
         only_fold: false,
+        objective: Objective::Moments,
+        paper: false,
         scales_out: None,
     }
 }

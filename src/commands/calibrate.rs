@@ -20,6 +20,7 @@ use crate::failure::{Problem, Status};
 use crate::ui::{Ui, bytes};
 
 pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
+    let kernels = kernels.with_split_products();
     let started = Instant::now();
     if !arguments.merge.is_empty() {
         let target = &arguments.model;

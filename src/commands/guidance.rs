@@ -9,7 +9,7 @@ use reweight::calibrate::Sample;
 use reweight::demo;
 use reweight::model::Network;
 use reweight::text::{Tokenizer, documents};
-use reweight_quant::awq::{Chosen, Mapping, Previous, Search};
+use reweight_quant::awq::{Chosen, Mapping, Objective, Previous, Search};
 use reweight_quant::kernels::Kernels;
 use reweight_quant::plan::{Method, Plan};
 use reweight_quant::stats::Statistics;
@@ -41,6 +41,7 @@ pub(super) fn method(asked: Option<args::Method>, guidance: &Guidance) -> anyhow
     let has_any = guidance.stats.is_some() || !guidance.text.is_empty();
     let method = match asked {
         Some(args::Method::Rtn) => Method::Rtn,
+        Some(args::Method::Awq) if guidance.paper => Method::AwqPaper,
         Some(args::Method::Awq) => Method::Awq,
         Some(args::Method::Gptq) => Method::Gptq,
         Some(args::Method::Best) => Method::Best,
@@ -51,6 +52,10 @@ pub(super) fn method(asked: Option<args::Method>, guidance: &Guidance) -> anyhow
     if (method.scales() || method.compensates()) && !has_any {
         let problem = Problem::usage(format!("--method {method} needs to know what goes through the model"));
         return Err(problem.hint("name text with --text FILE..., or statistics with --stats FILE").into());
+    }
+    if guidance.paper && (method != Method::AwqPaper || guidance.only_fold) {
+        let problem = Problem::usage("--paper is a form of --method awq that quantizes");
+        return Err(problem.hint("name it with --method awq, without --only-fold").into());
     }
     if guidance.only_fold && !method.scales() {
         let problem = Problem::usage(format!("--only-fold has nothing to fold with --method {method}"));
@@ -104,8 +109,10 @@ pub(super) fn statistics(
         .hint("statistics of another model were given")
         .into());
     }
-    if method.compensates() && statistics.inputs.values().all(|input| input.gram.is_none()) {
-        let problem = Problem::usage(format!("--method {method} needs how channels go together (x x^T)"));
+    let exactly = method.scales() && guidance.objective == args::Objective::Gram;
+    if (method.compensates() || exactly) && statistics.inputs.values().all(|input| input.gram.is_none()) {
+        let what = if exactly { "--objective gram".to_owned() } else { format!("--method {method}") };
+        let problem = Problem::usage(format!("{what} needs how channels go together (x x^T)"));
         return Err(problem.hint("calibrate with --gram, or name text with --text FILE...").into());
     }
     Ok(Some(statistics))
@@ -120,7 +127,7 @@ fn gather(
 ) -> anyhow::Result<Statistics> {
     let network = Network::open(model, kernels)?;
     let texts = texts(guidance, model)?;
-    let with_gram = method.compensates() && !guidance.only_fold;
+    let with_gram = (method.compensates() && !guidance.only_fold) || guidance.objective == args::Objective::Gram;
     Ok(calibrate::gather(model, &network, &over(guidance, &texts, with_gram), kernels, ui)?.1)
 }
 
@@ -160,6 +167,14 @@ pub(super) fn propagate(guidance: &Guidance, method: Method) -> Propagate {
     }
 }
 
+/// What scales are searched by.
+pub(super) const fn objective(guidance: &Guidance) -> Objective {
+    match guidance.objective {
+        args::Objective::Moments => Objective::Moments,
+        args::Objective::Gram => Objective::Gram,
+    }
+}
+
 /// Scales channels; says what was left alone.
 pub(super) fn scale(
     guidance: &Guidance,
@@ -170,7 +185,8 @@ pub(super) fn scale(
     ui: &Ui,
 ) -> anyhow::Result<Scaled> {
     let done = |mapping: &Mapping| ui.detail(&format!("{}: searched", mapping.name));
-    let scaled = scale_model(&Search { model, plan, statistics, kernels }, dtype, &done)?;
+    let objective = objective(guidance);
+    let scaled = scale_model(&Search { model, plan, statistics, objective, kernels }, dtype, &done)?;
     tell(guidance, &scaled.mappings, ui)?;
     Ok(scaled)
 }

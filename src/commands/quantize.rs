@@ -150,20 +150,21 @@ fn at_once(job: Job<'_>) -> anyhow::Result<Option<Done>> {
 /// Quantizes while text goes through the model; `None` after a dry run.
 fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     let Job { arguments, model, mut options, target, kernels, ui } = job;
+    let kernels = kernels.with_split_products();
     let started = Instant::now();
     let (guidance, method) = (&arguments.guidance, options.method);
     let network = Network::open(model, kernels)?;
     let sample = guidance::sample(guidance, model, &network)?;
-    let propagate = guidance::propagate(guidance, method);
+    let (propagate, objective) = (guidance::propagate(guidance, method), guidance::objective(guidance));
     if !arguments.writing.dry_run {
-        options.statistics = Some(format!("{} {propagate:?}", sample.digest(model)));
+        options.statistics = Some(format!("{} {propagate:?} {objective:?}", sample.digest(model)));
     }
     let mut plan = Plan::new(model, &options)?;
     let progress = ui.progress_of_tokens(sample.n_tokens() * propagate.passes(), network.n_blocks());
     let advance = |name: &str, tokens: u64| progress.step(name, tokens);
     let run = Run { stop: ui.interrupted(), progress: &advance, observe: &Nobody };
-    let blocks =
-        Blocks { model, network: &network, plan: &plan, sample: &sample, propagate, dtype: options.dtype, run };
+    let (network, plan_of, dtype) = (&network, &plan, options.dtype);
+    let blocks = Blocks { model, network, plan: plan_of, sample: &sample, propagate, objective, dtype, run };
     let needed = blocks.bytes_needed();
     tell(model, &plan, ui);
     if arguments.writing.dry_run {

@@ -6,9 +6,10 @@ use super::attention::{Attention, AttentionScratch};
 use super::error::ModelError;
 use super::feed_forward::{FeedForwardScratch, Part};
 use super::norm::Norm;
-use super::observe::Observe;
+use super::observe::{Nobody, Observe};
 use super::plan::{BlockPlan, NetworkPlan};
 use super::rope::Turns;
+use super::sublayer::{Place, Sublayer};
 use super::tensors::Tensors;
 
 /// The layers of one block. Its memory is used again for the next.
@@ -73,6 +74,32 @@ impl Block {
         self.enter(&self.feed_forward_norm, x, normed);
         self.feed_forward.apply(kernels, &plan.feed_forward, normed, feed_forward, out, observe);
         self.leave(&self.feed_forward_norm, self.feed_forward_out_norm.as_ref(), out, x);
+    }
+
+    /// Rows that go into the block become what goes into one half of it.
+    pub(super) fn inputs(&self, at: Place<'_>, sublayer: Sublayer, x: &mut [f32], scratch: &mut Scratch) {
+        let Scratch { attention, normed, out, .. } = scratch;
+        self.enter(&self.attention_norm, x, normed);
+        if sublayer == Sublayer::FeedForward {
+            self.attention.apply((at.kernels, &Nobody), &at.plan.attention, at.turns, normed, attention, out);
+            self.leave(&self.attention_norm, self.attention_out_norm.as_ref(), out, x);
+            self.enter(&self.feed_forward_norm, x, normed);
+        }
+        x.copy_from_slice(normed);
+    }
+
+    /// Rows that go into one half of the block become what it gives.
+    pub(super) fn half(&self, at: Place<'_>, sublayer: Sublayer, x: &mut [f32], scratch: &mut Scratch) {
+        let Scratch { attention, feed_forward, out, .. } = scratch;
+        match sublayer {
+            Sublayer::Attention => {
+                self.attention.apply((at.kernels, &Nobody), &at.plan.attention, at.turns, x, attention, out);
+            }
+            Sublayer::FeedForward => {
+                self.feed_forward.apply(at.kernels, &at.plan.feed_forward, x, feed_forward, out, &Nobody);
+            }
+        }
+        x.copy_from_slice(out);
     }
 
     /// What a part of the block takes in.

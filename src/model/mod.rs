@@ -23,6 +23,7 @@ mod norm;
 mod observe;
 mod plan;
 mod rope;
+mod sublayer;
 mod tensors;
 
 pub use architecture::known as known_architectures;
@@ -31,3 +32,4 @@ pub use head::{Head, HeadSlice};
 pub use hidden::{HiddenStates, MEMORY_BUDGET};
 pub use network::{Network, Run};
 pub use observe::{Nobody, Observe};
+pub use sublayer::Sublayer;

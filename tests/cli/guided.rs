@@ -70,6 +70,43 @@ fn each_method_loses_less_than_the_one_before() {
 }
 
 #[test]
+fn the_published_search_is_a_baseline_between_rtn_and_awq() {
+    let dir = Dir::new();
+    std::fs::write(dir.path().join("demo.txt"), demo::HELDOUT_TEXT).expect("written");
+    let mut losses = Vec::new();
+    for (target, method) in [("rtn", "rtn"), ("paper", "awq --paper --text demo"), ("awq", "awq --text demo")] {
+        let words = format!("quantize demo {target} --scheme int2-g32 --method {method} --json");
+        let document: Document = run(&dir, &words).document();
+        let loss: Loss = run(&dir, &format!("eval {target} --text demo.txt --max-tokens 8192 --json")).document();
+        losses.push(loss.nll);
+        if target == "paper" {
+            assert_eq!(document.method, "awq-paper");
+            for mapping in document.mappings.expect("mappings") {
+                let step = mapping.ratio * 19.0;
+                assert!((step - step.round()).abs() < 1e-5, "{}: {}", mapping.name, mapping.ratio);
+                assert!(mapping.error <= mapping.error_unscaled, "{}", mapping.name);
+            }
+        }
+    }
+    assert!(losses.is_sorted_by(|a, b| a > b), "{losses:?}");
+    Cmd::new("quantize demo x --method best --paper --text demo").in_dir(&dir).run().expect_status(2);
+    Cmd::new("quantize demo x --method awq --paper").in_dir(&dir).run().expect_status(2);
+}
+
+#[test]
+fn scales_may_be_searched_by_the_exact_error() {
+    let dir = Dir::new();
+    run(&dir, "calibrate demo moments.safetensors --tokens 4096");
+    run(&dir, "calibrate demo gram.safetensors --gram --tokens 4096");
+    let words = "quantize demo x --scheme int2-g32 --method awq --objective gram --stats";
+    Cmd::new(&format!("{words} moments.safetensors")).in_dir(&dir).run().expect_status(2);
+    let document: Document = run(&dir, &format!("{words} gram.safetensors --json")).document();
+    for mapping in document.mappings.into_iter().flatten() {
+        assert!(mapping.error <= mapping.error_unscaled, "{}", mapping.name);
+    }
+}
+
+#[test]
 fn the_bytes_do_not_depend_on_threads_or_kernels() {
     let dir = Dir::new();
     run(&dir, "calibrate demo stats.safetensors --gram --tokens 2048");

@@ -43,6 +43,7 @@ mod reduce;
 mod rtn;
 mod search;
 pub mod softmax;
+mod sums;
 
 pub use activation::Activation;
 pub use compensate::{COMPENSATED_ROWS, Column, CompensatedRows, Triangle};

@@ -4,11 +4,12 @@ use half::{bf16, f16};
 
 use crate::lanes::{LANES, Lanes};
 use crate::table::Kernels;
-use crate::{compensate, convert, dequantize, pack, reduce, rtn, search};
+use crate::{compensate, convert, dequantize, pack, reduce, rtn, search, sums};
 
 /// The definition of every kernel.
 pub(crate) static SCALAR: Kernels = Kernels {
     name: "scalar",
+    splits_products: false,
     bf16_to_f32: |bytes, out| convert::bf16_to_f32(Scalar, bytes, out),
     f16_to_f32: |bytes, out| convert::f16_to_f32(Scalar, bytes, out),
     f32_to_bf16: |values, out| convert::f32_to_bf16(Scalar, values, out),
@@ -29,6 +30,8 @@ pub(crate) static SCALAR: Kernels = Kernels {
     round_compensated: |grid, group, triangle, rows| compensate::round(Scalar, grid, group, triangle, rows),
     compensated_error: |triangle, differences, rows| compensate::error_of(Scalar, triangle, differences, rows),
     subtract_products: |row, others, from| compensate::subtract_products(Scalar, row, others, from),
+    add_moments: |rows, abs, squares, part| sums::add_moments(Scalar, rows, abs, squares, part),
+    add_units: |per_unit, units, added| sums::add_units(Scalar, per_unit, units, added),
 };
 
 /// Needs nothing of the machine.

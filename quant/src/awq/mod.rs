@@ -6,10 +6,11 @@
 //! them into [`Scaling`](crate::store::Scaling)s.
 
 mod fold;
+pub mod paper;
 mod search;
 
 pub use fold::{Fold, fold};
-pub use search::{Chosen, Search};
+pub use search::{Chosen, Objective, Search};
 
 use std::ops::Range;
 

@@ -1,15 +1,18 @@
 //! Which factors, by the error that quantizing would leave.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
-use reweight_kernels::{DEFAULT_CANDIDATES, Grid, Kernels, RowCodes};
+use reweight_kernels::{DEFAULT_CANDIDATES, Dense, Grid, Kernels, RowCodes, Rows, RowsMut};
 use serde::{Deserialize, Serialize};
 
-use super::{Consumer, Mapping};
+use super::Mapping;
 use crate::encode::grid;
 use crate::plan::{Action, Plan};
 use crate::scheme::Scheme;
 use crate::stats::{InputStatistics, Statistics};
 use crate::store::{Model, Weight};
+use crate::tensor::Dtype;
 
 /// Rows of a matrix on which every exponent is tried.
 const GLANCED_ROWS: usize = 24;
@@ -29,6 +32,16 @@ const N_RATIOS: usize = 20;
 /// How far a factor may be from the middle of its mapping.
 const LARGEST_FACTOR: f32 = 256.0;
 
+/// What errors of a layer's outputs are told by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Objective {
+    /// The mean of x^2 of each channel, as if channels had nothing to do with each other.
+    #[default]
+    Moments,
+    /// The mean of x x^T: exact. Takes a matrix as wide as the input for each input of a mapping, and several times as long.
+    Gram,
+}
+
 /// Everything a search goes by.
 pub struct Search<'a> {
     /// The model, unscaled.
@@ -37,6 +50,8 @@ pub struct Search<'a> {
     pub plan: &'a Plan,
     /// Of the inputs of its layers.
     pub statistics: &'a Statistics,
+    /// How errors are measured; where a Gram matrix is missing, by moments.
+    pub objective: Objective,
     /// The kernel table.
     pub kernels: &'static Kernels,
 }
@@ -64,6 +79,20 @@ struct Reader<'a> {
     grid: Grid,
     scheme: Scheme,
     moments: Vec<f32>,
+    /// Mean of x x^T of its input, laid out for products.
+    gram: Option<Arc<Dense>>,
+}
+
+/// Buffers of one thread.
+struct Scratch {
+    row: Vec<f32>,
+    found: Vec<f32>,
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+    zeros: Vec<u8>,
+    /// Errors of the rows of one task, and of `rtn`.
+    differences: [Vec<f32>; 2],
+    products: Vec<f32>,
 }
 
 impl Search<'_> {
@@ -81,20 +110,15 @@ impl Search<'_> {
     }
 
     fn one(&self, mapping: &Mapping) -> Result<Chosen, String> {
-        let mut readers = Vec::new();
-        for consumer in &mapping.consumers {
-            let index = self.model.position(&consumer.weight).ok_or("a reader is missing")?;
-            let (weight, tensor) = (&self.model.weights()[index], &self.plan.tensors[index]);
-            if tensor.reason.starts_with("--keep") {
-                return Err(format!("{} is kept", consumer.weight));
-            }
-            if let Action::Quantize { scheme, scale_dtype } = tensor.action {
-                let moments = self.moments(mapping, consumer, weight)?;
-                readers.push(Reader { weight, grid: grid(scheme, scale_dtype), scheme, moments });
-            }
-        }
-        if readers.is_empty() {
-            return Err("no reader is quantized".to_owned());
+        let mut readers: Vec<Reader<'_>> = Vec::new();
+        let mut grams: Vec<(&InputStatistics, Arc<Dense>)> = Vec::new();
+        for (weight, scheme, scale_dtype) in quantized_readers(self.model, self.plan, mapping)? {
+            let input = self.input_of(mapping, weight)?;
+            let moments = input.second_moment().into_iter().map(|moment| moment.clamp(0.0, 1e20) as f32).collect();
+            let known = grams.iter().find(|(known, _)| std::ptr::eq(*known, input)).map(|(_, gram)| Arc::clone(gram));
+            let gram = known.or_else(|| self.lay_out_gram(input).map(Arc::new));
+            grams.extend(gram.clone().map(|gram| (input, gram)));
+            readers.push(Reader { weight, grid: grid(scheme, scale_dtype), scheme, moments, gram });
         }
         let input = self.input(mapping).ok_or("no statistics")?;
         let magnitudes = magnitudes(mapping, input);
@@ -157,25 +181,12 @@ impl Search<'_> {
         let n = weight.rows().min(n_rows);
         let factors: Vec<f32> = (0..columns).map(|read| scales[mapping.sharing.made(read)]).collect();
         let moments: Vec<f32> = reader.moments.iter().zip(&factors).map(|(h, s)| h / (s * s)).collect();
-        let groups = columns.div_ceil(group);
-        let buffers = || (vec![0.0; columns], vec![0; columns], vec![0.0; groups], vec![0; groups]);
-        let of_rows = |(row, codes, group_scales, zeros): &mut (Vec<f32>, Vec<u8>, Vec<f32>, Vec<u8>), part: usize| {
-            let (mut squared, mut squared_rtn) = (0.0, 0.0);
-            for index in part * ROWS_A_TASK..((part + 1) * ROWS_A_TASK).min(n) {
-                let at = index * weight.rows() / n;
-                weight.read_rows(self.kernels, at..at + 1, row);
-                row.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
-                if self.kernels.first_non_finite(row).is_some() {
-                    // Quantizing will name it.
-                    return (f64::INFINITY, f64::INFINITY);
-                }
-                let mut out = RowCodes { codes, scales: group_scales, zeros };
-                let errors = self.kernels.search(reader.grid, group, row, Some(&moments), DEFAULT_CANDIDATES, &mut out);
-                squared += errors.squared;
-                squared_rtn += errors.squared_rtn;
-            }
-            (squared, squared_rtn)
+        let of_rows = |scratch: &mut Scratch, part: usize| {
+            let rows = part * ROWS_A_TASK..((part + 1) * ROWS_A_TASK).min(n);
+            let rows = rows.map(|index| index * weight.rows() / n);
+            self.error_of(reader, rows, (&factors, &moments), n_rows == JUDGED_ROWS, scratch)
         };
+        let buffers = || Scratch::new(columns, columns.div_ceil(group));
         // Parts do not depend on the number of threads, and are added in order.
         let parts: Vec<(f64, f64)> = (0..n.div_ceil(ROWS_A_TASK)).into_par_iter().map_init(buffers, of_rows).collect();
         let (squared, squared_rtn) = parts.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
@@ -183,20 +194,89 @@ impl Search<'_> {
         (squared * share, squared_rtn * share)
     }
 
-    /// Second moments of what a layer reads: its own, or where it never ran those of the mapping.
-    fn moments(&self, mapping: &Mapping, consumer: &Consumer, weight: &Weight) -> Result<Vec<f32>, String> {
-        let own = self.statistics.of_layer(&consumer.weight).filter(|input| input.tokens > 0);
+    /// Squared error of the outputs of some rows: with ranges searched, and, where it is `judged` or known anyway, of `rtn`.
+    fn error_of(
+        &self,
+        reader: &Reader<'_>,
+        rows: impl Iterator<Item = usize>,
+        (factors, moments): (&[f32], &[f32]),
+        judged: bool,
+        scratch: &mut Scratch,
+    ) -> (f64, f64) {
+        let (columns, kernels) = (reader.weight.columns(), self.kernels);
+        let group = reader.scheme.group_len(columns);
+        let Scratch { row, found, codes, scales, zeros, differences, products } = scratch;
+        let (mut squared, mut squared_rtn) = (0.0, 0.0);
+        differences.iter_mut().for_each(Vec::clear);
+        for at in rows {
+            reader.weight.read_rows(kernels, at..at + 1, row);
+            row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+            if kernels.first_non_finite(row).is_some() {
+                // Quantizing will name it.
+                return (f64::INFINITY, f64::INFINITY);
+            }
+            let mut out = RowCodes { codes, scales, zeros };
+            let errors = kernels.search(reader.grid, group, row, Some(moments), DEFAULT_CANDIDATES, &mut out);
+            squared += errors.squared;
+            squared_rtn += errors.squared_rtn;
+            if reader.gram.is_none() {
+                continue;
+            }
+            let [of_search, of_rtn] = &mut *differences;
+            kernels.dequantize(group, out.codes, out.scales, out.zeros, found);
+            of_search
+                .extend(found.iter().zip(&*row).zip(factors).map(|((found, value), factor)| (found - value) / factor));
+            if judged {
+                kernels.rtn(reader.grid, group, row, None, &mut out);
+                kernels.dequantize(group, out.codes, out.scales, out.zeros, found);
+                of_rtn.extend(
+                    found.iter().zip(&*row).zip(factors).map(|((found, value), factor)| (found - value) / factor),
+                );
+            }
+        }
+        let Some(gram) = &reader.gram else { return (squared, squared_rtn) };
+        let [squared, squared_rtn] = [&differences[0], &differences[1]].map(|errors| {
+            products.resize(errors.len(), 0.0);
+            let (x, out) = (Rows { values: errors, stride: columns }, RowsMut { values: products, stride: columns });
+            gram.product(kernels, x, errors.len() / columns, out);
+            errors.iter().zip(&*products).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        });
+        (squared, squared_rtn)
+    }
+
+    /// Statistics of what a layer reads: its own, or where it never ran those of the mapping.
+    fn input_of(&self, mapping: &Mapping, weight: &Weight) -> Result<&InputStatistics, String> {
+        let own = self.statistics.of_layer(&weight.name).filter(|input| input.tokens > 0);
         let input = own.or_else(|| self.input(mapping)).ok_or("no statistics")?;
         if input.width() != weight.columns() {
-            return Err(format!("statistics of {} channels for {}", input.width(), consumer.weight));
+            return Err(format!("statistics of {} channels for {}", input.width(), weight.name));
         }
-        Ok(input.second_moment().into_iter().map(|moment| moment.clamp(0.0, 1e20) as f32).collect())
+        Ok(input)
+    }
+
+    fn lay_out_gram(&self, input: &InputStatistics) -> Option<Dense> {
+        let gram = input.gram.as_ref().filter(|_| self.objective == Objective::Gram)?;
+        Some(gram.lay_out(input.tokens))
     }
 
     /// Statistics of the channels: of the reader that saw most tokens.
     fn input(&self, mapping: &Mapping) -> Option<&InputStatistics> {
         let inputs = mapping.consumers.iter().filter_map(|consumer| self.statistics.of_layer(&consumer.weight));
         inputs.max_by_key(|input| input.tokens).filter(|input| input.tokens > 0)
+    }
+}
+
+impl Scratch {
+    fn new(columns: usize, groups: usize) -> Self {
+        Self {
+            row: vec![0.0; columns],
+            found: vec![0.0; columns],
+            codes: vec![0; columns],
+            scales: vec![0.0; groups],
+            zeros: vec![0; groups],
+            differences: [Vec::new(), Vec::new()],
+            products: Vec::new(),
+        }
     }
 }
 
@@ -209,8 +289,28 @@ impl Chosen {
     }
 }
 
+/// The readers of a mapping that will be quantized, with scheme and type of scales; in words where there are none, or one is to be kept.
+pub(super) fn quantized_readers<'a>(
+    model: &'a Model,
+    plan: &Plan,
+    mapping: &Mapping,
+) -> Result<Vec<(&'a Weight, Scheme, Dtype)>, String> {
+    let mut readers = Vec::new();
+    for consumer in &mapping.consumers {
+        let index = model.position(&consumer.weight).ok_or("a reader is missing")?;
+        let tensor = &plan.tensors[index];
+        if tensor.reason.starts_with("--keep") {
+            return Err(format!("{} is kept", consumer.weight));
+        }
+        if let Action::Quantize { scheme, scale_dtype } = tensor.action {
+            readers.push((&model.weights()[index], scheme, scale_dtype));
+        }
+    }
+    if readers.is_empty() { Err("no reader is quantized".to_owned()) } else { Ok(readers) }
+}
+
 /// The mean of |x| of each channel that is made; its root mean square where statistics hold no |x|.
-fn magnitudes(mapping: &Mapping, input: &InputStatistics) -> Vec<f32> {
+pub(super) fn magnitudes(mapping: &Mapping, input: &InputStatistics) -> Vec<f32> {
     let mut means = input.abs_mean();
     if means.iter().all(|mean| *mean == 0.0) {
         means = input.second_moment().into_iter().map(f64::sqrt).collect();

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use reweight_kernels::{COMPENSATED_ROWS as LANES, CompensatedRows, DEFAULT_CANDIDATES, Kernels, RowCodes, RowErrors};
 
+use super::clip::clip;
 use super::{Recipe, TensorError, write_elements};
 use crate::compensate::Factor;
 use crate::importance::Importance;
@@ -87,9 +88,22 @@ impl Scratch {
         let Self { row, codes, scales, zeros, .. } = self;
         let mut out = RowCodes { codes, scales, zeros };
         match recipe.method {
-            Method::Rtn => kernels.rtn(recipe.grid(), group, row, weights, &mut out),
+            Method::Rtn | Method::AwqPaper => kernels.rtn(recipe.grid(), group, row, weights, &mut out),
             _ => kernels.search(recipe.grid(), group, row, weights, DEFAULT_CANDIDATES, &mut out),
         }
+    }
+
+    /// Ranges from minimum to maximum, clipped where the Gram matrix is at hand; returns the weighted error.
+    fn choose_published(&mut self, kernels: &Kernels, recipe: &Recipe<'_>, importance: &Importance) -> f64 {
+        let group = recipe.scheme.group_len(self.row.len());
+        let Some(grams) = &importance.groups else {
+            return self.choose(kernels, recipe, Some(&importance.scaled_moments)).squared;
+        };
+        let Self { row, original, codes, scales, zeros, .. } = self;
+        clip(kernels, (recipe.grid(), group), row, grams, &mut RowCodes { codes, scales, zeros });
+        original.resize(row.len(), 0.0);
+        kernels.dequantize(group, codes, scales, zeros, original);
+        kernels.squared_error(group, original, row, Some(&importance.scaled_moments))
     }
 
     fn plain(&mut self, kernels: &Kernels, recipe: &Recipe<'_>) -> TensorError {
@@ -110,7 +124,13 @@ impl Scratch {
         let row_factor = weight.scaling.as_ref().map_or(1.0, |scaling| f64::from(scaling.row(row)));
         let output_rtn = self.rtn_original(kernels, weight, row, recipe, &importance.moments).squared;
         let squared_rtn = self.rtn_here(kernels, recipe);
-        let output = self.choose(kernels, recipe, Some(&importance.scaled_moments)).squared / (row_factor * row_factor);
+        let weights = &importance.scaled_moments;
+        let output = if recipe.method == Method::AwqPaper {
+            self.choose_published(kernels, recipe, importance)
+        } else {
+            self.choose(kernels, recipe, Some(weights)).squared
+        };
+        let output = output / (row_factor * row_factor);
         let squared = self.squared(kernels, group);
         TensorError { squared, squared_rtn, output: Some(output), output_rtn: Some(output_rtn) }
     }

@@ -34,7 +34,8 @@ impl Collector {
     /// Adds rows of `width` values that went into every one of `layers`, whole names of their weights.
     pub fn add(&self, layers: &[&str], rows: &[f32], width: usize) {
         let Some(first) = layers.first() else { return };
-        let (abs, squares) = moments(rows, width);
+        let (mut abs, mut squares) = (vec![0.0; width], vec![0.0; width]);
+        self.kernels.add_moments(rows, &mut abs, &mut squares);
         let own = self.own(first, layers, width);
         {
             let mut own = lock(&own);
@@ -47,7 +48,7 @@ impl Collector {
             // Only a tile's sums are added under the lock: another thread's products go on meanwhile.
             scratch.products(self.kernels, rows, width, |tile| {
                 if let Some(gram) = &mut lock(&own).gram {
-                    gram.add(tile);
+                    gram.add(self.kernels, tile);
                 }
             });
             lock(&self.scratch).push(scratch);
@@ -86,26 +87,4 @@ impl Collector {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Rows whose sums are taken in f32 before they are added in f64.
-const ROWS: usize = 8;
-
-/// Sums of |x| and of x^2 a channel.
-fn moments(rows: &[f32], width: usize) -> (Vec<f64>, Vec<f64>) {
-    let (mut abs, mut squares) = (vec![0.0; width], vec![0.0; width]);
-    let (mut abs_part, mut squares_part) = (vec![0.0_f32; width], vec![0.0_f32; width]);
-    for rows in rows.chunks(ROWS * width) {
-        abs_part.fill(0.0);
-        squares_part.fill(0.0);
-        for row in rows.chunks_exact(width) {
-            for ((x, abs), square) in row.iter().zip(&mut abs_part).zip(&mut squares_part) {
-                *abs += x.abs();
-                *square += x * x;
-            }
-        }
-        abs.iter_mut().zip(&abs_part).for_each(|(sum, part)| *sum += f64::from(*part));
-        squares.iter_mut().zip(&squares_part).for_each(|(sum, part)| *sum += f64::from(*part));
-    }
-    (abs, squares)
 }

@@ -59,19 +59,30 @@ impl Gram {
         matrix
     }
 
+    /// The mean over so many tokens, both triangles, laid out for products.
+    #[must_use]
+    pub fn lay_out(&self, tokens: u64) -> Dense {
+        let (n, mean) = (self.width, self.mean(tokens));
+        let matrix: Vec<f32> = (0..n * n).map(|at| mean(at / n, at % n) as f32).collect();
+        let mut dense = Dense::default();
+        dense.reset(n, n);
+        dense.set_rows(Rows { values: &matrix, stride: n });
+        dense
+    }
+
     /// Adds x x^T of each row. Products and their sums over the rows are taken in f32, then rounded to the unit.
     pub fn add_rows(&mut self, kernels: &Kernels, rows: &[f32]) {
-        GramScratch::default().products(kernels, rows, self.width, |tile| self.add(tile));
+        GramScratch::default().products(kernels, rows, self.width, |tile| self.add(kernels, tile));
     }
 
     /// Adds some rows of sums.
-    pub(super) fn add(&mut self, tile: &GramTile<'_>) {
+    pub(super) fn add(&mut self, kernels: &Kernels, tile: &GramTile<'_>) {
         let n = self.width;
         // Rows before this one hold n, n - 1, ... entries.
         let mut start = tile.first * (2 * n - tile.first + 1) / 2;
         for (i, sums) in tile.sums.chunks_exact(n).take(tile.height).enumerate() {
             let sums = &sums[..n - tile.first - i];
-            add_units(&mut self.units[start..start + sums.len()], sums);
+            kernels.add_units(1.0 / UNIT, &mut self.units[start..start + sums.len()], sums);
             start += sums.len();
         }
     }
@@ -139,26 +150,6 @@ impl GramScratch {
             dense.product_part(kernels, x, height, out, n - first, n_rows);
             take(&GramTile { first, height, sums: tile });
         }
-    }
-}
-
-/// Adds sums in reverse order, each rounded to the unit, ties to even.
-fn add_units(units: &mut [i64], sums: &[f32]) {
-    /// Added to a smaller number, leaves a whole number in the low bits: 1.5 * 2^52.
-    const ROUNDER: f64 = 6_755_399_441_055_744.0;
-    let largest = sums.iter().fold(0.0, |largest: f32, sum| largest.max(sum.abs()));
-    let finite = sums.iter().all(|sum| sum.is_finite());
-    // What is added and what it is added to stay far from the ends of their types.
-    let total = units.iter().fold(0, |most: u64, units| most | units.unsigned_abs());
-    if finite && f64::from(largest) < UNIT * (1_u64 << 51) as f64 && total < 1 << 62 {
-        for (units, sum) in units.iter_mut().zip(sums.iter().rev()) {
-            let rounded = f64::from(*sum) * (1.0 / UNIT) + ROUNDER;
-            *units = units.wrapping_add((rounded.to_bits() as i64).wrapping_sub(ROUNDER.to_bits() as i64));
-        }
-        return;
-    }
-    for (units, sum) in units.iter_mut().zip(sums.iter().rev()) {
-        *units = units.saturating_add((f64::from(*sum) / UNIT).round_ties_even() as i64);
     }
 }
 

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::Control;
 use super::journal::{Journal, Record};
 use super::shards::Shards;
+use crate::encode::clip::GroupGrams;
 use crate::encode::{Encoded, Recipe, TensorError, cast_rows, encode};
 use crate::error::{Error, RunError};
 use crate::importance::Importance;
@@ -162,7 +163,10 @@ impl<'a> Work<'a> {
         };
         let (kernels, method) = (self.control.kernels, self.plan.method);
         let input = self.statistics.and_then(|statistics| statistics.of_layer(&weight.name));
-        let importance = input.and_then(|input| Importance::of(kernels, input, weight, method.compensates()));
+        let mut importance = input.and_then(|input| Importance::of(kernels, input, weight, method.compensates()));
+        if let (Method::AwqPaper, Some(importance), Some(input)) = (method, &mut importance, input) {
+            importance.groups = GroupGrams::of(input, weight, scheme.group_len(weight.columns()));
+        }
         let container = self.plan.container;
         let recipe = Recipe { scheme, scale_dtype, container, method, importance: importance.as_ref() };
         let mut error = encode(kernels, weight, &recipe, encoded)?;

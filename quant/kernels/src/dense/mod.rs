@@ -10,6 +10,8 @@
 //! Tile sizes follow the usual account of register blocking (Goto and van de Geijn, "Anatomy of High-Performance Matrix
 //! Multiplication", 2008).
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +27,10 @@ pub const PANEL: usize = 32;
 const INPUT_BLOCK: usize = 512;
 /// Rows of x that pass over the panels together; their inputs of one block stay in the second cache.
 const ROW_BLOCK: usize = 240;
+
+/// Rows of x from which on splitting a panel in two parts is worth its time.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+const SPLIT_ROWS: usize = 64;
 
 /// One panel times some rows: `x` has `rows` rows of `inputs` values, `x_stride` apart, `panel` is `[inputs][32]`, and the
 /// first `outputs` columns of the tile go to `out`, `out_stride` apart.
@@ -163,6 +169,12 @@ impl Dense {
             (0..n_rows).for_each(|row| out[row * out_stride..][..outputs].fill(0.0));
             return;
         }
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if kernels.splits_products && n_rows >= SPLIT_ROWS {
+            let mut out = RowsMut { values: out, stride: out_stride };
+            amx::product(x, n_rows, &mut out, (&self.panels, self.inputs), (outputs, inputs));
+            return;
+        }
         let kernel = kernel(kernels);
         for first_row in (0..n_rows).step_by(ROW_BLOCK) {
             let rows = ROW_BLOCK.min(n_rows - first_row);
@@ -200,6 +212,12 @@ pub fn fill_panel<'a>(panel: &mut [Lane], inputs: usize, n: usize, row: impl Fn(
             }
         }
     }
+}
+
+/// Whether the machine multiplies bf16 in tiles.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) fn has_split_products() -> bool {
+    amx::is_available()
 }
 
 fn kernel(kernels: &Kernels) -> Kernel {

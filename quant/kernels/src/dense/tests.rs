@@ -1,7 +1,7 @@
 //! Every table against sums in f64, within the bound of a dot product.
 
 use super::{Dense, Rows, RowsMut};
-use crate::supported;
+use crate::{Kernels, supported};
 
 struct Case {
     rows: usize,
@@ -24,7 +24,8 @@ fn check(case: &Case, dense: &Dense, w: &[f32], used: (usize, usize)) {
     let (x_stride, out_stride) = (case.inputs + 3, case.outputs + 5);
     let x = values(case.rows * x_stride, 7);
     let (outputs, inputs) = used;
-    for kernels in supported() {
+    let split: Vec<_> = supported().into_iter().map(Kernels::with_split_products).collect();
+    for kernels in supported().into_iter().chain(split.into_iter().filter(|kernels| kernels.splits_products())) {
         let mut out = vec![f32::NAN; case.rows * out_stride];
         dense.product_part(
             kernels,
@@ -44,7 +45,8 @@ fn check(case: &Case, dense: &Dense, w: &[f32], used: (usize, usize)) {
                 let terms =
                     (0..inputs).map(|i| f64::from(x[row * x_stride + i]) * f64::from(w[output * case.inputs + i]));
                 let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-                let bound = (inputs as f64 + 1.0) * f64::from(f32::EPSILON) * size;
+                let split = if kernels.splits_products() { 3.0 * 2_f64.powi(-16) } else { 0.0 };
+                let bound = ((inputs as f64 + 1.0) * f64::from(f32::EPSILON) + split) * size;
                 assert!(
                     (f64::from(found) - exact).abs() <= bound,
                     "{} {}x{}x{} row {row} output {output}: {found}, expected {exact} within {bound}",
@@ -60,7 +62,7 @@ fn check(case: &Case, dense: &Dense, w: &[f32], used: (usize, usize)) {
 
 #[test]
 fn products_equal_sums_in_f64_within_the_bound() {
-    let sizes = [1, 2, 3, 5, 12, 13, 23, 24, 31, 32, 33, 65];
+    let sizes = [1, 2, 3, 5, 12, 13, 23, 24, 31, 32, 33, 65, 96, 129];
     for rows in sizes {
         for outputs in [1, 31, 32, 33, 70] {
             for inputs in [1, 7, 64, 513] {
@@ -100,4 +102,17 @@ fn no_inputs_give_zeros() {
     let x = Rows { values: &[], stride: 0 };
     dense.product(supported()[0], x, 2, RowsMut { values: &mut out, stride: 2 });
     assert!(out.iter().all(|x| x.to_bits() == 0), "{out:?}");
+}
+
+#[test]
+fn split_products_of_bf16_weights_and_of_more_rows_than_a_block() {
+    let case = Case { rows: 530, outputs: 40, inputs: 70 };
+    let w: Vec<f32> = values(case.outputs * case.inputs, 11)
+        .iter()
+        .map(|value| f32::from_bits(value.to_bits() & 0xFFFF_0000))
+        .collect();
+    let mut dense = Dense::default();
+    dense.reset(case.outputs, case.inputs);
+    dense.set_rows(Rows { values: &w, stride: case.inputs });
+    check(&case, &dense, &w, (case.outputs, case.inputs));
 }
