@@ -18,6 +18,8 @@ const GROUPS: usize = COLUMNS / GROUP;
 const PACKED: usize = packed_len(BITS, COLUMNS);
 /// Rows a thread takes at a time.
 const ROWS_A_TASK: usize = 64;
+/// Exponents that a search for factors of channels tries.
+const N_EXPONENTS: usize = 20;
 
 struct Options {
     json: bool,
@@ -41,6 +43,10 @@ enum Op {
     Rtn,
     Search,
     Dequantize,
+    /// Twenty exponents of a search for factors of channels, ranges from minimum to maximum; weights count once.
+    ScaleRtn,
+    /// The same with ranges searched.
+    ScaleSearch,
 }
 
 impl Op {
@@ -51,6 +57,8 @@ impl Op {
             Self::Rtn => "rtn",
             Self::Search => "search",
             Self::Dequantize => "dequantize",
+            Self::ScaleRtn => "scales-rtn",
+            Self::ScaleSearch => "scales-search",
         }
     }
 }
@@ -59,6 +67,8 @@ impl Op {
 struct Buffers {
     bf16: Vec<u8>,
     importance: Vec<f32>,
+    /// Of each exponent, what columns are multiplied by and what they then weigh.
+    factors: Vec<(Vec<f32>, Vec<f32>)>,
     packed: Vec<u8>,
     scales: Vec<f32>,
     zeros: Vec<u8>,
@@ -120,6 +130,8 @@ fn variants(rows: usize) -> Vec<Variant> {
         add(Op::Rtn, kernels, slow);
         add(Op::Search, kernels, 8 * slow);
         add(Op::Dequantize, kernels, slow);
+        add(Op::ScaleRtn, kernels, 16 * slow);
+        add(Op::ScaleSearch, kernels, 128 * slow);
     }
     variants
 }
@@ -145,9 +157,16 @@ impl Buffers {
         let mut once = vec![0; 2 * distinct.len()];
         reweight_kernels::best().f32_to_bf16(&distinct, &mut once);
         let bf16: Vec<u8> = once.iter().copied().cycle().take(2 * rows * COLUMNS).collect();
+        let importance: Vec<f32> = (0..COLUMNS).map(|i| 0.1 + (i % 97) as f32 / 50.0).collect();
+        let factors = (0..N_EXPONENTS).map(|step| {
+            let factors: Vec<f32> = importance.iter().map(|x| x.powf(step as f32 / N_EXPONENTS as f32 / 2.0)).collect();
+            let weights = importance.iter().zip(&factors).map(|(x, factor)| x / (factor * factor)).collect();
+            (factors, weights)
+        });
         Self {
             bf16,
-            importance: (0..COLUMNS).map(|i| 0.1 + (i % 97) as f32 / 50.0).collect(),
+            factors: factors.collect(),
+            importance,
             packed: vec![0; rows * PACKED],
             scales: vec![1.0; rows * GROUPS],
             zeros: vec![0; rows * GROUPS],
@@ -158,19 +177,20 @@ impl Buffers {
 /// Scratch of one thread.
 struct Scratch {
     values: Vec<f32>,
+    scaled: Vec<f32>,
     codes: Vec<u8>,
 }
 
 impl Variant {
     /// Wall seconds of one pass over the variant's rows.
     fn time(&self, buffers: &mut Buffers) -> f64 {
-        let Buffers { bf16, importance, packed, scales, zeros } = buffers;
+        let Buffers { bf16, importance, factors, packed, scales, zeros } = buffers;
         let tasks = bf16[..self.rows * COLUMNS * 2]
             .par_chunks(ROWS_A_TASK * COLUMNS * 2)
             .zip(packed.par_chunks_mut(ROWS_A_TASK * PACKED))
             .zip(scales.par_chunks_mut(ROWS_A_TASK * GROUPS))
             .zip(zeros.par_chunks_mut(ROWS_A_TASK * GROUPS));
-        let scratch = || Scratch { values: vec![0.0; COLUMNS], codes: vec![0; COLUMNS] };
+        let scratch = || Scratch { values: vec![0.0; COLUMNS], scaled: vec![0.0; COLUMNS], codes: vec![0; COLUMNS] };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().expect("threads can be started");
         pool.install(|| {
             let start = Instant::now();
@@ -182,7 +202,7 @@ impl Variant {
                 let rows = bf16.chunks_exact(2 * COLUMNS).zip(packed.chunks_exact_mut(PACKED));
                 let params = scales.chunks_exact_mut(GROUPS).zip(zeros.chunks_exact_mut(GROUPS));
                 for ((bf16, packed), (scales, zeros)) in rows.zip(params) {
-                    self.row(scratch, bf16, importance, packed, scales, zeros);
+                    self.row(scratch, bf16, (importance, factors), packed, scales, zeros);
                 }
             });
             start.elapsed().as_secs_f64()
@@ -193,12 +213,12 @@ impl Variant {
         &self,
         scratch: &mut Scratch,
         bf16: &[u8],
-        importance: &[f32],
+        (importance, factors): (&[f32], &[(Vec<f32>, Vec<f32>)]),
         packed: &mut [u8],
         scales: &mut [f32],
         zeros: &mut [u8],
     ) {
-        let Scratch { values, codes } = scratch;
+        let Scratch { values, scaled, codes } = scratch;
         let grid = Grid::new(BITS, false, ScaleFormat::F16).expect("4 is a width");
         match self.op {
             Op::Read => {}
@@ -217,6 +237,19 @@ impl Variant {
                 let weights = Some(importance);
                 black_box(self.kernels.search(grid, GROUP, values, weights, DEFAULT_CANDIDATES, &mut out));
                 self.kernels.pack(BITS, codes, packed);
+            }
+            Op::ScaleRtn | Op::ScaleSearch => {
+                self.kernels.bf16_to_f32(bf16, values);
+                for (factors, weights) in factors {
+                    let products = values.iter().zip(factors).map(|(value, factor)| value * factor);
+                    scaled.iter_mut().zip(products).for_each(|(scaled, product)| *scaled = product);
+                    let mut out = RowCodes { codes: &mut *codes, scales: &mut *scales, zeros: &mut *zeros };
+                    black_box(if self.op == Op::ScaleRtn {
+                        self.kernels.rtn(grid, GROUP, scaled, Some(weights), &mut out)
+                    } else {
+                        self.kernels.search(grid, GROUP, scaled, Some(weights), DEFAULT_CANDIDATES, &mut out)
+                    });
+                }
             }
             Op::Dequantize => {
                 self.kernels.unpack(BITS, packed, codes);
@@ -271,11 +304,11 @@ fn speedup(variants: &[Variant], of: &Variant) -> f64 {
 
 fn print_table(variants: &[Variant]) {
     println!("int{BITS} in groups of {GROUP}, f16 scales, rows of {COLUMNS}; search tries {DEFAULT_CANDIDATES} grids");
-    println!("{:<12} {:<8} threads   Melem/s    GB/s  of read  speedup  median/best", "op", "kernels");
+    println!("{:<13} {:<8} threads   Melem/s    GB/s  of read  speedup  median/best", "op", "kernels");
     for v in variants {
         let of_read = v.gb_per_s() / read_gb_per_s(variants, v.threads);
         println!(
-            "{:<12} {:<8} {:>7} {:>9.0} {:>7.2} {:>8.2} {:>8.2} {:>12.2}",
+            "{:<13} {:<8} {:>7} {:>9.1} {:>7.2} {:>8.2} {:>8.2} {:>12.2}",
             v.op.name(),
             if v.op == Op::Read { "-" } else { v.kernels.name },
             v.threads,

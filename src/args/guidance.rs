@@ -28,8 +28,8 @@ pub(crate) struct Guidance {
 
     /// With --text, what goes into a block [quantized, original]
     ///
-    /// What the blocks before it give once they are quantized, or what they gave before. Default: `quantized` where rounding
-    /// compensates errors (`gptq`, `best`), else `original`, which takes one pass of the text less.
+    /// What the blocks before it give once they are quantized, or what they gave before. Default: `quantized`; `original`, which takes
+    /// one pass of the text less, for `search` and with --paper.
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true, hide_short_help = true)]
     pub(crate) propagate: Option<Propagate>,
 

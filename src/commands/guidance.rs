@@ -162,7 +162,7 @@ pub(super) fn sample(guidance: &Guidance, model: &Model, network: &Network<'_>) 
 pub(super) fn propagate(guidance: &Guidance, method: Method) -> Propagate {
     match guidance.propagate {
         Some(args::Propagate::Quantized) => Propagate::Quantized,
-        None if method.compensates() => Propagate::Quantized,
+        None if method.compensates() || method == Method::Awq => Propagate::Quantized,
         Some(args::Propagate::Original) | None => Propagate::Original,
     }
 }

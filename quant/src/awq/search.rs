@@ -123,19 +123,25 @@ impl Search<'_> {
         let input = self.input(mapping).ok_or("no statistics")?;
         let magnitudes = magnitudes(mapping, input);
         let scales_of = |ratio: f32| scales(&magnitudes, ratio);
-        let tried = |ratio: f32, n_rows: usize| -> f64 {
+        // Layers that read the same count alike, however large their outputs: queries and keys are often far larger than values.
+        let errors = |ratio: f32, n_rows: usize| -> Vec<f64> {
             let scales = scales_of(ratio);
-            readers.iter().map(|reader| self.error(reader, mapping, &scales, n_rows).0).sum()
+            readers.iter().map(|reader| self.error(reader, mapping, &scales, n_rows).0).collect()
+        };
+        let (glanced, sampled) = (errors(0.0, GLANCED_ROWS), errors(0.0, SAMPLED_ROWS));
+        let tried = |ratio: f32, n_rows: usize| {
+            let unscaled = if n_rows == GLANCED_ROWS { &glanced } else { &sampled };
+            relative(&errors(ratio, n_rows), unscaled)
         };
         // Few rows tell where to look, more of them what is best there.
-        let mut coarse = (0, f64::INFINITY);
-        for step in 0..=N_RATIOS {
+        let mut coarse = (0, readers.len() as f64);
+        for step in 1..=N_RATIOS {
             let error = tried(step as f32 / N_RATIOS as f32, GLANCED_ROWS);
             if error < coarse.1 {
                 coarse = (step, error);
             }
         }
-        let (center, mut best) = (coarse.0 as f32 / N_RATIOS as f32, (0.0, tried(0.0, SAMPLED_ROWS)));
+        let (center, mut best) = (coarse.0 as f32 / N_RATIOS as f32, (0.0, readers.len() as f64));
         let mut consider = |ratio: f32| {
             let error = if (0.0..=1.0).contains(&ratio) { tried(ratio, SAMPLED_ROWS) } else { f64::INFINITY };
             if error < best.1 {
@@ -156,11 +162,14 @@ impl Search<'_> {
     /// Compares with leaving the channels alone, layer by layer and on more rows.
     fn judge(&self, mapping: &Mapping, readers: &[Reader<'_>], ratio: f32, scales: Vec<f32>) -> Chosen {
         let ones = vec![1.0; scales.len()];
+        let (mut scaled, mut plain) = (Vec::new(), Vec::new());
         let mut chosen = Chosen { ratio, scales, error: 0.0, error_unscaled: 0.0, error_rtn: 0.0, refused: None };
         for reader in readers {
             let (unscaled, rtn) = self.error(reader, mapping, &ones, JUDGED_ROWS);
             let error =
                 if ratio == 0.0 { unscaled } else { self.error(reader, mapping, &chosen.scales, JUDGED_ROWS).0 };
+            scaled.push(error);
+            plain.push(unscaled);
             chosen.error += error;
             chosen.error_unscaled += unscaled;
             chosen.error_rtn += rtn;
@@ -168,7 +177,7 @@ impl Search<'_> {
                 chosen.refused = Some(format!("{} would be worse than rtn", reader.weight.name));
             }
         }
-        if ratio == 0.0 || chosen.refused.is_some() || chosen.error >= chosen.error_unscaled {
+        if ratio == 0.0 || chosen.refused.is_some() || relative(&scaled, &plain) >= plain.len() as f64 {
             (chosen.ratio, chosen.scales, chosen.error) = (0.0, Vec::new(), chosen.error_unscaled);
         }
         chosen
@@ -321,6 +330,12 @@ pub(super) fn magnitudes(mapping: &Mapping, input: &InputStatistics) -> Vec<f32>
         made[mapping.sharing.made(read)] += mean / mapping.sharing.n_sharing as f64;
     }
     made.into_iter().map(|mean| mean as f32).collect()
+}
+
+/// The sum of errors, each as a share of that without factors.
+fn relative(errors: &[f64], unscaled: &[f64]) -> f64 {
+    let share = |(error, unscaled): (&f64, &f64)| if error == unscaled { 1.0 } else { error / unscaled };
+    errors.iter().zip(unscaled).map(share).sum()
 }
 
 /// Powers of the magnitudes about their geometric middle. A channel that is always zero, and one whose magnitude is no
