@@ -63,12 +63,15 @@ impl Op {
     }
 }
 
+/// What columns are multiplied by, and what they then weigh.
+type Factors = (Vec<f32>, Vec<f32>);
+
 /// The weights as a file holds them, their importance, and what becomes of them.
 struct Buffers {
     bf16: Vec<u8>,
     importance: Vec<f32>,
     /// Of each exponent, what columns are multiplied by and what they then weigh.
-    factors: Vec<(Vec<f32>, Vec<f32>)>,
+    factors: Vec<Factors>,
     packed: Vec<u8>,
     scales: Vec<f32>,
     zeros: Vec<u8>,
@@ -213,7 +216,7 @@ impl Variant {
         &self,
         scratch: &mut Scratch,
         bf16: &[u8],
-        (importance, factors): (&[f32], &[(Vec<f32>, Vec<f32>)]),
+        (importance, factors): (&[f32], &[Factors]),
         packed: &mut [u8],
         scales: &mut [f32],
         zeros: &mut [u8],

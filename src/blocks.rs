@@ -4,7 +4,7 @@
 //! Only one block's statistics are in memory at a time. With [`Propagate::Quantized`] every block is calibrated on what the
 //! blocks before it really give once they are quantized, so that it makes good part of their errors.
 
-use reweight_quant::awq::{Chosen, Mapping, Objective, Search};
+use reweight_quant::awq::{Chosen, Form, Mapping, Objective, Search};
 use reweight_quant::error::Error as QuantError;
 use reweight_quant::plan::{Action, Method, Plan};
 use reweight_quant::stats::{Collector, Provenance, Statistics};
@@ -51,6 +51,8 @@ pub struct Blocks<'a> {
     pub propagate: Propagate,
     /// What scales are searched by.
     pub objective: Objective,
+    /// The forms of factors that are tried.
+    pub forms: &'a [Form],
     /// The type that norms will be stored in; `None` for their own.
     pub dtype: Option<Dtype>,
     /// Stop, and the tokens that passed each block; what it observes is left out.
@@ -164,8 +166,8 @@ impl Blocks<'_> {
             let published = Published { model, network: self.network, plan, statistics, index, hidden };
             return mappings.iter().map(|mapping| published.one(mapping)).collect();
         }
-        let objective = self.objective;
-        Ok(Search { model, plan, statistics, objective, kernels }.run(mappings, &|_| {}))
+        let (objective, forms) = (self.objective, self.forms);
+        Ok(Search { model, plan, statistics, objective, forms, kernels }.run(mappings, &|_| {}))
     }
 
     /// Whether it takes how channels go together.

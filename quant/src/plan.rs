@@ -240,21 +240,20 @@ impl Plan {
         if let (Some(what), Some(_), Quantized::Refuse) = (model.quant_method(), options.scheme, options.quantized) {
             return Err(PlanError::AlreadyQuantized { model: model.path().to_owned(), what });
         }
+        let is_multimodal = model.config().is_some_and(|config| config.get("text_config").is_some());
         let mut decisions = Vec::with_capacity(model.weights().len());
         for weight in model.weights() {
             let role = roles::role(weight, model.config_text("model_type"));
-            let (action, reason) = decide(weight, role, options)?;
-            decisions.push(Decision { weight, role, action, reason });
+            let tower = if is_multimodal { roles::tower(&weight.name) } else { None };
+            let (action, reason) = decide(weight, (role, tower), options)?;
+            decisions.push(Decision { weight, role, tower, action, reason });
         }
         if options.container.layout().one_scheme() {
             one_scheme(&mut decisions, options)?;
         }
-        let mut ignored_modules = Vec::new();
+        let mut ignored_modules = ignored_modules(&decisions, is_multimodal);
         let mut tensors = Vec::with_capacity(decisions.len());
-        for Decision { weight, role, action, reason } in decisions {
-            if role.is_linear_module() && !action.makes_codes() {
-                ignored_modules.push(module_name(&weight.name).to_owned());
-            }
+        for Decision { weight, action, reason, .. } in decisions {
             let outputs = outputs(weight, action, options.container);
             let (name, from) = (weight.name.clone(), weight.stored_as());
             tensors.push(PlannedTensor { name, from, action, reason, outputs, shard: 0 });
@@ -369,23 +368,57 @@ impl Plan {
 struct Decision<'a> {
     weight: &'a Weight,
     role: Role,
+    /// What it belongs to, if not to the language model.
+    tower: Option<&'static str>,
     action: Action,
     reason: String,
 }
 
-fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action, String), PlanError> {
-    let unquantized = unquantized_action(weight, options.dtype);
-    let is_quantized = match &weight.storage {
+/// Linear modules that keep their type, as configurations name them. Loaders know the modules of a multimodal model by other names than its
+/// files do, so patterns stand for those.
+fn ignored_modules(decisions: &[Decision<'_>], is_multimodal: bool) -> Vec<String> {
+    let mut ignored: Vec<String> = Vec::new();
+    for Decision { weight, role, tower, action, .. } in decisions {
+        if !role.is_linear_module() || action.makes_codes() {
+            continue;
+        }
+        let module = module_name(&weight.name);
+        let pattern = |from: &str| format!("re:.*{}$", module[module.find(from).unwrap_or(0)..].replace('.', "\\."));
+        let coded =
+            |tower: &str| decisions.iter().any(|other| other.tower == Some(tower) && other.action.makes_codes());
+        let entry = match tower {
+            Some(tower) if coded(tower) => pattern(tower),
+            Some(tower) => format!("re:.*{tower}.*"),
+            None if is_multimodal && *role == Role::Head => pattern(module.rsplit('.').next().unwrap_or(module)),
+            None => module.to_owned(),
+        };
+        if ignored.last() != Some(&entry) {
+            ignored.push(entry);
+        }
+    }
+    ignored
+}
+
+fn is_quantized(storage: &Storage) -> bool {
+    match storage {
         Storage::Packed(_) => true,
         Storage::Ggml(blocks) => blocks.plain_dtype().is_none(),
         Storage::Plain(_) => false,
-    };
+    }
+}
+
+fn decide(
+    weight: &Weight,
+    (role, tower): (Role, Option<&str>),
+    options: &PlanOptions,
+) -> Result<(Action, String), PlanError> {
+    let unquantized = unquantized_action(weight, options.dtype);
     match (options.quantized, &weight.storage) {
         (Quantized::Refuse, _) => {}
         (Quantized::Repack, Storage::Packed(packed)) => {
             return Ok((repack(weight, packed, options.container)?, String::new()));
         }
-        (Quantized::Requantize, _) if is_quantized => {}
+        (Quantized::Requantize, storage) if is_quantized(storage) => {}
         (Quantized::Repack | Quantized::Requantize, _) => return Ok((unquantized, String::new())),
     }
     let asked = options.overrides.iter().rev().find(|(pattern, _)| pattern.matches(&weight.name));
@@ -406,6 +439,7 @@ fn decide(weight: &Weight, role: Role, options: &PlanOptions) -> Result<(Action,
         (Some((_, scheme)), _, _) => *scheme,
         (None, Some(reason), _) => return Ok((unquantized, reason.to_owned())),
         (None, None, None) => return Ok((unquantized, String::new())),
+        (None, None, Some(_)) if tower.is_some() => return Ok((unquantized, "not the language model".to_owned())),
         (None, None, Some(scheme)) => scheme,
     };
     if weight.n_elements() == 0 {

@@ -50,6 +50,31 @@ const MODULES: [(&str, Role); 22] = [
 ];
 
 /// Model types whose blocks use `Conv1D`: linear layers with the matrix transposed.
+/// Parts of a multimodal model's names that belong to something else than its language model. Names as in transformers 5.23 and in
+/// checkpoints on model hubs.
+const TOWERS: [&str; 14] = [
+    "vision_tower",
+    "vision_model",
+    "vision_encoder",
+    "visual",
+    "image_encoder",
+    "audio_tower",
+    "audio_model",
+    "embed_vision",
+    "embed_audio",
+    "vision_embed_tokens",
+    "multi_modal_projector",
+    "mm_projector",
+    "connector",
+    "aligner",
+];
+
+/// The part of a tensor's name that says that it is not part of the language model, in a model of several towers.
+#[must_use]
+pub fn tower(name: &str) -> Option<&'static str> {
+    TOWERS.into_iter().find(|tower| name.split('.').any(|part| part == *tower))
+}
+
 const TRANSPOSED_MODELS: [&str; 3] = ["gpt2", "openai-gpt", "imagegpt"];
 const TRANSPOSED_MODULES: [&str; 4] = ["c_attn", "c_proj", "c_fc", "q_attn"];
 

@@ -41,6 +41,13 @@ pub(crate) struct Guidance {
     #[arg(hide_possible_values = true, hide_short_help = true)]
     pub(crate) objective: Objective,
 
+    /// Factors of channels to try [plain, duo, both]
+    ///
+    /// Powers of the mean of |x|, or these divided by powers of the mean of the weights. Leaving channels alone is always tried.
+    #[arg(long, value_enum, value_name = "FORM", default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true, hide_short_help = true)]
+    pub(crate) scales: Scales,
+
     /// With --method awq and --text, the published algorithm
     ///
     /// As a baseline: 20 exponents judged by the outputs of attention and feed-forward, ranges from minimum to maximum, clipped.
@@ -89,4 +96,16 @@ pub(crate) enum Objective {
     Moments,
     /// The mean of x x^T
     Gram,
+}
+
+/// Forms of the factors of channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scales {
+    /// Powers of the mean of |x|
+    #[default]
+    Plain,
+    /// Divided by powers of the mean of the weights
+    Duo,
+    /// Whichever is better
+    Both,
 }

@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-pub(crate) use guidance::{Guidance, Method, Objective, Propagate};
+pub(crate) use guidance::{Guidance, Method, Objective, Propagate, Scales};
 pub(crate) use measure::{Bench, Calibrate, Eval};
 pub(crate) use patch::{
     Add, Compare, DeltaBits, Extract, List, Patch, PatchDiff, PatchVerb, PatchVerify, PatchWriting, Projection, Remove,

@@ -36,6 +36,7 @@ fn no_guidance() -> Guidance {
         only_fold: false,
         objective: Objective::Moments,
         paper: false,
+        scales: Scales::Plain,
         scales_out: None,
     }
 }

@@ -9,7 +9,7 @@ use reweight::calibrate::Sample;
 use reweight::demo;
 use reweight::model::Network;
 use reweight::text::{Tokenizer, documents};
-use reweight_quant::awq::{Chosen, Mapping, Objective, Previous, Search};
+use reweight_quant::awq::{Chosen, Form, Mapping, Objective, Previous, Search};
 use reweight_quant::kernels::Kernels;
 use reweight_quant::plan::{Method, Plan};
 use reweight_quant::stats::Statistics;
@@ -29,6 +29,7 @@ pub(super) struct MappingReport<'a> {
     previous: &'a str,
     layers: Vec<&'a str>,
     ratio: f32,
+    form: Form,
     error: f64,
     error_unscaled: f64,
     error_rtn: f64,
@@ -175,6 +176,15 @@ pub(super) const fn objective(guidance: &Guidance) -> Objective {
     }
 }
 
+/// The forms of factors that are tried.
+pub(super) const fn forms(guidance: &Guidance) -> &'static [Form] {
+    match guidance.scales {
+        args::Scales::Plain => &[Form::Plain],
+        args::Scales::Duo => &[Form::Duo],
+        args::Scales::Both => &[Form::Plain, Form::Duo],
+    }
+}
+
 /// Scales channels; says what was left alone.
 pub(super) fn scale(
     guidance: &Guidance,
@@ -185,8 +195,8 @@ pub(super) fn scale(
     ui: &Ui,
 ) -> anyhow::Result<Scaled> {
     let done = |mapping: &Mapping| ui.detail(&format!("{}: searched", mapping.name));
-    let objective = objective(guidance);
-    let scaled = scale_model(&Search { model, plan, statistics, objective, kernels }, dtype, &done)?;
+    let (objective, forms) = (objective(guidance), forms(guidance));
+    let scaled = scale_model(&Search { model, plan, statistics, objective, forms, kernels }, dtype, &done)?;
     tell(guidance, &scaled.mappings, ui)?;
     Ok(scaled)
 }
@@ -229,6 +239,7 @@ pub(super) fn reports(mappings: &[(Mapping, Chosen)]) -> Vec<MappingReport<'_>> 
             },
             layers: mapping.consumers.iter().map(|consumer| consumer.weight.as_str()).collect(),
             ratio: chosen.ratio,
+            form: chosen.form,
             error: chosen.error,
             error_unscaled: chosen.error_unscaled,
             error_rtn: chosen.error_rtn,

@@ -155,16 +155,17 @@ fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     let (guidance, method) = (&arguments.guidance, options.method);
     let network = Network::open(model, kernels)?;
     let sample = guidance::sample(guidance, model, &network)?;
-    let (propagate, objective) = (guidance::propagate(guidance, method), guidance::objective(guidance));
+    let propagate = guidance::propagate(guidance, method);
+    let (objective, forms) = (guidance::objective(guidance), guidance::forms(guidance));
     if !arguments.writing.dry_run {
-        options.statistics = Some(format!("{} {propagate:?} {objective:?}", sample.digest(model)));
+        options.statistics = Some(format!("{} {propagate:?} {objective:?} {forms:?}", sample.digest(model)));
     }
     let mut plan = Plan::new(model, &options)?;
     let progress = ui.progress_of_tokens(sample.n_tokens() * propagate.passes(), network.n_blocks());
     let advance = |name: &str, tokens: u64| progress.step(name, tokens);
     let run = Run { stop: ui.interrupted(), progress: &advance, observe: &Nobody };
     let (network, plan_of, dtype) = (&network, &plan, options.dtype);
-    let blocks = Blocks { model, network, plan: plan_of, sample: &sample, propagate, objective, dtype, run };
+    let blocks = Blocks { model, network, plan: plan_of, sample: &sample, propagate, objective, forms, dtype, run };
     let needed = blocks.bytes_needed();
     tell(model, &plan, ui);
     if arguments.writing.dry_run {

@@ -139,8 +139,11 @@ const LLAMA: Architecture = Architecture {
     full_every: None,
 };
 
-const QWEN2: Architecture =
-    Architecture { model_types: &["qwen2", "qwen3", "smollm3"], window_is_optional: true, ..LLAMA };
+const QWEN2: Architecture = Architecture {
+    model_types: &["qwen2", "qwen3", "smollm3", "qwen2_vl_text", "qwen2_5_vl_text"],
+    window_is_optional: true,
+    ..LLAMA
+};
 
 const QWEN_MOE: Architecture = Architecture {
     model_types: &["qwen2_moe", "qwen3_moe"],
@@ -266,6 +269,15 @@ const DEIT: Architecture = Architecture {
     heads: &["cls_classifier", "distillation_classifier"],
     ..VIT
 };
+
+impl Architecture {
+    /// The same as the language model of a multimodal one.
+    pub(super) fn as_tower(self) -> Self {
+        let prefixes = &["language_model.model.", "model.language_model.", "model.text_model.", "model."];
+        let heads = if self.heads.is_empty() { self.heads } else { &["lm_head", "language_model.lm_head"] };
+        Self { prefixes, heads, ..self }
+    }
+}
 
 const TABLE: [Architecture; 12] = [LLAMA, QWEN2, QWEN_MOE, MIXTRAL, GEMMA, GEMMA2, GEMMA3, PHI3, GPT2, BERT, VIT, DEIT];
 

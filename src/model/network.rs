@@ -48,9 +48,12 @@ impl<'a> Network<'a> {
         let path = model.path();
         let json = model.config().ok_or_else(|| ModelError::NoConfig { path: path.to_owned() })?;
         let config = Config { path, json };
-        let (config, architecture) = find_architecture(config)?;
+        let whole = config;
+        let (config, architecture) = find_architecture(whole)?;
         let tensors = Tensors::of(model, architecture.prefixes, architecture.embedding)?;
-        let plan = NetworkPlan::of(config, &architecture)?;
+        let mut plan = NetworkPlan::of(config, &architecture)?;
+        // A multimodal model says it of all of itself.
+        plan.tied = whole.flag_or("tie_word_embeddings", plan.tied)?;
         let embedding = Embedding::open(&tensors, kernels, &plan, config)?;
         let final_norm = architecture
             .final_norm
@@ -101,9 +104,12 @@ impl<'a> Network<'a> {
     /// `ModelError` where the model has none, or it has another shape.
     pub fn head(&self) -> Result<Head<'a>, ModelError> {
         let architecture = &self.plan.architecture;
-        let name = architecture.heads.first().filter(|_| self.is_decoder()).ok_or_else(|| ModelError::Unsupported {
-            path: self.tensors.model.path().to_owned(),
-            what: "the next token of an encoder".to_owned(),
+        let present = architecture.heads.iter().find(|name| head::exists(&self.tensors, name));
+        let name = present.or(architecture.heads.first()).filter(|_| self.is_decoder()).ok_or_else(|| {
+            ModelError::Unsupported {
+                path: self.tensors.model.path().to_owned(),
+                what: "the next token of an encoder".to_owned(),
+            }
         })?;
         let tied = self.tensors.full(architecture.embedding);
         Head::open(&self.tensors, self.kernels, &self.plan, name, Some(&tied))
@@ -326,6 +332,11 @@ impl Window for &[f32] {
 
 /// The row of the table, and the part of the configuration that it is about: a multimodal model's language tower.
 fn find_architecture(config: Config<'_>) -> Result<(Config<'_>, Architecture), ModelError> {
+    if let Some(text) = config.part("text_config")
+        && let Some(row) = architecture::find(text.text_if("model_type")?.unwrap_or_default())
+    {
+        return Ok((text, row.as_tower()));
+    }
     let found = config.text_if("model_type")?.unwrap_or_default();
     match architecture::find(found) {
         Some(row) => Ok((config, row)),

@@ -76,7 +76,8 @@ impl Rope {
         let stretch = positions as f64 / trained as f64;
         let kind = scaling.text_if(scaling.first_of(&["rope_type", "type"]))?.unwrap_or("default");
         self.kind = match kind {
-            "default" => RopeKind::Default,
+            // Positions of a text are the same in all three sections of `mrope`.
+            "default" | "mrope" => RopeKind::Default,
             "linear" => RopeKind::Linear { factor: scaling.float(&["factor"])? },
             "dynamic" => RopeKind::Dynamic { factor: scaling.float(&["factor"])?, trained: positions },
             "llama3" => RopeKind::Llama3 {

@@ -25,6 +25,7 @@ struct Mapping {
     name: String,
     layers: Vec<String>,
     ratio: f64,
+    form: String,
     error: f64,
     error_unscaled: f64,
     error_rtn: f64,
@@ -101,9 +102,29 @@ fn scales_may_be_searched_by_the_exact_error() {
     let words = "quantize demo x --scheme int2-g32 --method awq --objective gram --stats";
     Cmd::new(&format!("{words} moments.safetensors")).in_dir(&dir).run().expect_status(2);
     let document: Document = run(&dir, &format!("{words} gram.safetensors --json")).document();
-    for mapping in document.mappings.into_iter().flatten() {
-        assert!(mapping.error <= mapping.error_unscaled, "{}", mapping.name);
-    }
+    let mappings = document.mappings.expect("mappings");
+    assert!(mappings.iter().any(|mapping| mapping.ratio > 0.0 && mapping.error < mapping.error_unscaled));
+}
+
+#[test]
+fn the_means_of_weights_may_enter_the_scales() {
+    let dir = Dir::new();
+    run(&dir, "calibrate demo stats.safetensors --tokens 4096");
+    let of_form = |form: &str| -> Vec<Mapping> {
+        let words = format!("quantize demo {form} --scheme int2-g32 --method awq --stats stats.safetensors --json");
+        run(&dir, &format!("{words} --scales {form}")).document::<Document>().mappings.expect("mappings")
+    };
+    let (plain, duo, both) = (of_form("plain"), of_form("duo"), of_form("both"));
+    let total = |mappings: &[Mapping]| -> f64 { mappings.iter().map(|mapping| mapping.error).sum() };
+    assert!(duo.iter().all(|mapping| mapping.form == "duo" || mapping.ratio == 0.0));
+    assert!(plain.iter().all(|mapping| mapping.form == "plain"));
+    assert!(
+        total(&both) <= total(&plain).min(total(&duo)) * 1.01,
+        "{} {} {}",
+        total(&plain),
+        total(&duo),
+        total(&both)
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub mod paper;
 mod search;
 
 pub use fold::{Fold, fold};
-pub use search::{Chosen, Objective, Search};
+pub use search::{Chosen, Form, Objective, Search};
 
 use std::ops::Range;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use reweight_kernels::{Dense, Kernels, RowCodes, Rows, RowsMut};
 
 use super::search::{magnitudes, quantized_readers};
-use super::{Chosen, Mapping};
+use super::{Chosen, Form, Mapping};
 use crate::encode::grid;
 use crate::plan::Plan;
 use crate::scheme::Scheme;
@@ -159,6 +159,14 @@ impl<'a> Trial<'a> {
         let scales = if best.0 == 0 { Vec::new() } else { self.scales(ratio) };
         // Exponent 0 is rounding to nearest without factors.
         let unscaled = errors[0];
-        Chosen { ratio, scales, error: best.1, error_unscaled: unscaled, error_rtn: unscaled, refused: None }
+        Chosen {
+            ratio,
+            form: Form::Plain,
+            scales,
+            error: best.1,
+            error_unscaled: unscaled,
+            error_rtn: unscaled,
+            refused: None,
+        }
     }
 }

@@ -42,6 +42,18 @@ pub enum Objective {
     Gram,
 }
 
+/// Which factors are tried for an exponent r.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// mean|x|^r.
+    #[default]
+    Plain,
+    /// mean|x|^r / (w^(1 - r) + 10^-4), w the mean over the readers' rows of |weight| as a share of the largest of its group (`AutoAWQ`'s
+    /// and llm-compressor's `duo_scaling`).
+    Duo,
+}
+
 /// Everything a search goes by.
 pub struct Search<'a> {
     /// The model, unscaled.
@@ -52,6 +64,8 @@ pub struct Search<'a> {
     pub statistics: &'a Statistics,
     /// How errors are measured; where a Gram matrix is missing, by moments.
     pub objective: Objective,
+    /// The forms of factors that are tried; leaving channels alone always is.
+    pub forms: &'a [Form],
     /// The kernel table.
     pub kernels: &'static Kernels,
 }
@@ -59,11 +73,14 @@ pub struct Search<'a> {
 /// What came of one mapping.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Chosen {
-    /// Exponent of the mean of |x|; 0 leaves the channels alone.
+    /// Exponent of the mean of |x|; 0 leaves the channels alone, in the plain form.
     pub ratio: f32,
+    /// The form of the factors.
+    pub form: Form,
     /// A factor for each channel that is made; empty where they are left alone.
     pub scales: Vec<f32>,
-    /// Squared error of the outputs with the factors, told from some of the rows.
+    /// Squared error of the readers' outputs with the factors, told from some of the rows; as they count in the search: each as a share
+    /// of its own without factors, times the mean of these.
     pub error: f64,
     /// Without them, ranges searched.
     pub error_unscaled: f64,
@@ -122,63 +139,104 @@ impl Search<'_> {
         }
         let input = self.input(mapping).ok_or("no statistics")?;
         let magnitudes = magnitudes(mapping, input);
-        let scales_of = |ratio: f32| scales(&magnitudes, ratio);
+        let means = if self.forms.contains(&Form::Duo) { self.weight_means(mapping, &readers) } else { Vec::new() };
+        let scales_of = |form: Form, ratio: f32| match form {
+            Form::Plain => scales(&magnitudes, ratio),
+            Form::Duo => duo_scales(&magnitudes, &means, ratio),
+        };
         // Layers that read the same count alike, however large their outputs: queries and keys are often far larger than values.
-        let errors = |ratio: f32, n_rows: usize| -> Vec<f64> {
-            let scales = scales_of(ratio);
-            readers.iter().map(|reader| self.error(reader, mapping, &scales, n_rows).0).collect()
+        let errors = |scales: &[f32], n_rows: usize| -> Vec<f64> {
+            readers.iter().map(|reader| self.error(reader, mapping, scales, n_rows).0).collect()
         };
-        let (glanced, sampled) = (errors(0.0, GLANCED_ROWS), errors(0.0, SAMPLED_ROWS));
-        let tried = |ratio: f32, n_rows: usize| {
+        let ones = vec![1.0; magnitudes.len()];
+        let (glanced, sampled) = (errors(&ones, GLANCED_ROWS), errors(&ones, SAMPLED_ROWS));
+        let tried = |form: Form, ratio: f32, n_rows: usize| {
             let unscaled = if n_rows == GLANCED_ROWS { &glanced } else { &sampled };
-            relative(&errors(ratio, n_rows), unscaled)
+            relative(&errors(&scales_of(form, ratio), n_rows), unscaled)
         };
-        // Few rows tell where to look, more of them what is best there.
-        let mut coarse = (0, readers.len() as f64);
-        for step in 1..=N_RATIOS {
-            let error = tried(step as f32 / N_RATIOS as f32, GLANCED_ROWS);
-            if error < coarse.1 {
-                coarse = (step, error);
+        let nothing = readers.len() as f64;
+        let mut best = (Form::Plain, 0.0, nothing);
+        for form in self.forms {
+            // Few rows tell where to look, more of them what is best there.
+            let mut coarse = (0, nothing);
+            for step in 0..=N_RATIOS {
+                let error = tried(*form, step as f32 / N_RATIOS as f32, GLANCED_ROWS);
+                if error < coarse.1 {
+                    coarse = (step, error);
+                }
+            }
+            let mut own = (0.0, nothing);
+            let mut consider = |ratio: f32| {
+                let within = (0.0..=1.0).contains(&ratio);
+                let error = if within { tried(*form, ratio, SAMPLED_ROWS) } else { f64::INFINITY };
+                if error < own.1 {
+                    own = (ratio, error);
+                }
+                own.0
+            };
+            let mut around = consider(coarse.0 as f32 / N_RATIOS as f32);
+            for spread in [0.05, 0.025, 0.0125] {
+                let center = around;
+                for ratio in [center - spread, center + spread] {
+                    around = consider(ratio);
+                }
+            }
+            if own.1 < best.2 {
+                best = (*form, own.0, own.1);
             }
         }
-        let (center, mut best) = (coarse.0 as f32 / N_RATIOS as f32, (0.0, readers.len() as f64));
-        let mut consider = |ratio: f32| {
-            let error = if (0.0..=1.0).contains(&ratio) { tried(ratio, SAMPLED_ROWS) } else { f64::INFINITY };
-            if error < best.1 {
-                best = (ratio, error);
-            }
-            best.0
-        };
-        let mut around = consider(center);
-        for spread in [0.05, 0.025, 0.0125] {
-            let center = around;
-            for ratio in [center - spread, center + spread] {
-                around = consider(ratio);
+        let (form, ratio, error) = best;
+        let scales = if error < nothing { scales_of(form, ratio) } else { ones };
+        Ok(self.judge(mapping, &readers, (form, ratio), scales))
+    }
+
+    /// Means over all readers' rows of the weights of each channel that is made, as shares of the largest of their groups.
+    fn weight_means(&self, mapping: &Mapping, readers: &[Reader<'_>]) -> Vec<f64> {
+        let (mut sums, mut n_rows) = (Vec::new(), 0);
+        for Reader { weight, scheme, .. } in readers {
+            let (columns, group) = (weight.columns(), scheme.group_len(weight.columns()));
+            let mut row = vec![0.0; columns];
+            sums.resize(columns / mapping.sharing.n_sharing, 0.0);
+            n_rows += weight.rows() * mapping.sharing.n_sharing;
+            for at in 0..weight.rows() {
+                weight.read_rows(self.kernels, at..at + 1, &mut row);
+                for (index, group) in row.chunks(group).enumerate().map(|(index, part)| (index * group, part)) {
+                    let most = group.iter().fold(0.0_f32, |most, value| most.max(value.abs())) + 1e-6;
+                    for (offset, value) in group.iter().enumerate() {
+                        sums[mapping.sharing.made(index + offset)] += f64::from(value.abs() / most);
+                    }
+                }
             }
         }
-        Ok(self.judge(mapping, &readers, best.0, scales_of(best.0)))
+        sums.iter().map(|sum| sum / n_rows.max(1) as f64).collect()
     }
 
     /// Compares with leaving the channels alone, layer by layer and on more rows.
-    fn judge(&self, mapping: &Mapping, readers: &[Reader<'_>], ratio: f32, scales: Vec<f32>) -> Chosen {
+    fn judge(&self, mapping: &Mapping, readers: &[Reader<'_>], (form, ratio): (Form, f32), scales: Vec<f32>) -> Chosen {
         let ones = vec![1.0; scales.len()];
-        let (mut scaled, mut plain) = (Vec::new(), Vec::new());
-        let mut chosen = Chosen { ratio, scales, error: 0.0, error_unscaled: 0.0, error_rtn: 0.0, refused: None };
-        for reader in readers {
-            let (unscaled, rtn) = self.error(reader, mapping, &ones, JUDGED_ROWS);
-            let error =
-                if ratio == 0.0 { unscaled } else { self.error(reader, mapping, &chosen.scales, JUDGED_ROWS).0 };
-            scaled.push(error);
-            plain.push(unscaled);
-            chosen.error += error;
-            chosen.error_unscaled += unscaled;
-            chosen.error_rtn += rtn;
+        let unchanged = scales == ones;
+        let refused = None;
+        let mut chosen = Chosen { ratio, form, scales, error: 0.0, error_unscaled: 0.0, error_rtn: 0.0, refused };
+        let judged: Vec<[f64; 3]> = readers
+            .iter()
+            .map(|reader| {
+                let (unscaled, rtn) = self.error(reader, mapping, &ones, JUDGED_ROWS);
+                let scaled = || self.error(reader, mapping, &chosen.scales, JUDGED_ROWS).0;
+                [if unchanged { unscaled } else { scaled() }, unscaled, rtn]
+            })
+            .collect();
+        let mean = judged.iter().map(|[_, unscaled, _]| unscaled).sum::<f64>() / readers.len() as f64;
+        for (reader, [error, unscaled, rtn]) in readers.iter().zip(judged) {
             if error > rtn {
                 chosen.refused = Some(format!("{} would be worse than rtn", reader.weight.name));
             }
+            chosen.error += mean * share(error, unscaled);
+            chosen.error_unscaled += mean * share(unscaled, unscaled);
+            chosen.error_rtn += mean * share(rtn, unscaled);
         }
-        if ratio == 0.0 || chosen.refused.is_some() || relative(&scaled, &plain) >= plain.len() as f64 {
-            (chosen.ratio, chosen.scales, chosen.error) = (0.0, Vec::new(), chosen.error_unscaled);
+        if unchanged || chosen.refused.is_some() || chosen.error >= chosen.error_unscaled {
+            (chosen.ratio, chosen.form) = (0.0, Form::Plain);
+            (chosen.scales, chosen.error) = (Vec::new(), chosen.error_unscaled);
         }
         chosen
     }
@@ -294,7 +352,15 @@ impl Chosen {
     #[must_use]
     pub fn refused(why: String) -> Self {
         let refused = Some(why);
-        Self { ratio: 0.0, scales: Vec::new(), error: 0.0, error_unscaled: 0.0, error_rtn: 0.0, refused }
+        Self {
+            ratio: 0.0,
+            form: Form::Plain,
+            scales: Vec::new(),
+            error: 0.0,
+            error_unscaled: 0.0,
+            error_rtn: 0.0,
+            refused,
+        }
     }
 }
 
@@ -334,16 +400,34 @@ pub(super) fn magnitudes(mapping: &Mapping, input: &InputStatistics) -> Vec<f32>
 
 /// The sum of errors, each as a share of that without factors.
 fn relative(errors: &[f64], unscaled: &[f64]) -> f64 {
-    let share = |(error, unscaled): (&f64, &f64)| if error == unscaled { 1.0 } else { error / unscaled };
-    errors.iter().zip(unscaled).map(share).sum()
+    errors.iter().zip(unscaled).map(|(error, unscaled)| share(*error, *unscaled)).sum()
+}
+
+/// An error as a share of that without factors; 1 where there is nothing to gain: no error, or weights that are no numbers.
+fn share(error: f64, unscaled: f64) -> f64 {
+    if unscaled > 0.0 && unscaled.is_finite() { error / unscaled } else { 1.0 }
 }
 
 /// Powers of the magnitudes about their geometric middle. A channel that is always zero, and one whose magnitude is no
 /// number, gets 1.
 fn scales(magnitudes: &[f32], ratio: f32) -> Vec<f32> {
     let known = |magnitude: f32| magnitude.is_finite() && magnitude > 0.0;
-    let powers: Vec<f32> =
-        magnitudes.iter().map(|magnitude| if known(*magnitude) { magnitude.powf(ratio) } else { 0.0 }).collect();
+    let power = |magnitude: &f32| if known(*magnitude) { magnitude.powf(ratio) } else { 0.0 };
+    about_the_middle(&magnitudes.iter().map(power).collect::<Vec<f32>>())
+}
+
+/// The same divided by powers of the weights' means.
+fn duo_scales(magnitudes: &[f32], means: &[f64], ratio: f32) -> Vec<f32> {
+    let known = |magnitude: f32| magnitude.is_finite() && magnitude > 0.0;
+    let power = |(magnitude, mean): (&f32, &f64)| {
+        if known(*magnitude) { magnitude.powf(ratio) / ((*mean as f32).powf(1.0 - ratio) + 1e-4) } else { 0.0 }
+    };
+    about_the_middle(&magnitudes.iter().zip(means).map(power).collect::<Vec<f32>>())
+}
+
+/// Divided by their geometric middle; 1 for what is no number above 0.
+fn about_the_middle(powers: &[f32]) -> Vec<f32> {
+    let known = |power: f32| power.is_finite() && power > 0.0;
     let present = || powers.iter().copied().filter(|power| known(*power));
     let middle = (present().fold(0.0, f32::max) * present().fold(f32::INFINITY, f32::min)).sqrt();
     let scale = |power: &f32| {
