@@ -32,6 +32,7 @@ mod avx2;
 mod avx512;
 
 mod activation;
+mod blocks;
 mod compensate;
 #[cfg(target_arch = "x86_64")]
 mod convert;
@@ -46,6 +47,7 @@ pub mod softmax;
 mod sums;
 
 pub use activation::Activation;
+pub use blocks::{BLOCK_ROWS, BlockRows, BlockSearch, OfRows, UnitGrid};
 pub use compensate::{COMPENSATED_ROWS, Column, CompensatedRows, Triangle};
 pub use dense::{Dense, Lane, PANEL, Rows, RowsMut, fill_panel};
 pub use grid::{Grid, GridError, RowCodes, RowErrors, ScaleFormat};

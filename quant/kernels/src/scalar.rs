@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::lanes::{LANES, Lanes};
 use crate::table::Kernels;
-use crate::{compensate, convert, dequantize, pack, reduce, rtn, search, sums};
+use crate::{blocks, compensate, convert, dequantize, pack, reduce, rtn, search, sums};
 
 /// The definition of every kernel.
 pub(crate) static SCALAR: Kernels = Kernels {
@@ -32,6 +32,14 @@ pub(crate) static SCALAR: Kernels = Kernels {
     subtract_products: |row, others, from| compensate::subtract_products(Scalar, row, others, from),
     add_moments: |rows, abs, squares, part| sums::add_moments(Scalar, rows, abs, squares, part),
     add_units: |per_unit, units, added| sums::add_units(Scalar, per_unit, units, added),
+    symmetric_blocks: |search, block, scales| blocks::symmetric(Scalar, search, block, scales),
+    affine_blocks: |search, block, scales, minima| blocks::affine(Scalar, search, block, scales, minima),
+    snap_blocks: |codes, grid, units, block, scales| blocks::snap(Scalar, codes, grid, units, block, scales),
+    snap_affine_blocks: |high, grid, units, block, ranges| {
+        blocks::snap_affine(Scalar, high, grid, units, block, ranges)
+    },
+    block_codes: |codes, values, scales, minima, out| blocks::codes(Scalar, codes, values, scales, minima, out),
+    interleave: |rows, stride, out| blocks::interleave(Scalar, rows, stride, out),
 };
 
 /// Needs nothing of the machine.

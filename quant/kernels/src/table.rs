@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::blocks::{BlockRows, BlockSearch, OfRows, UnitGrid};
 use crate::compensate::{Column, CompensatedRows, Triangle};
 use crate::grid::{Grid, RowCodes, RowErrors};
 use crate::pack::packed_len;
@@ -25,6 +26,12 @@ type CompensatedError = fn(Triangle<'_>, &[Column<f32>], &mut CompensatedRows) -
 type SubtractProducts = fn(&[f64], &[f64], &mut [f64]);
 type AddMoments = fn(&[f32], &mut [f64], &mut [f64], &mut [f32]);
 type Search = fn(Grid, usize, &[f32], Option<&[f32]>, usize, &mut RowCodes<'_>) -> RowErrors;
+
+type SymmetricBlocks = fn(&BlockSearch<'_>, BlockRows<'_>, &mut OfRows);
+type AffineBlocks = fn(&BlockSearch<'_>, BlockRows<'_>, &mut OfRows, &mut OfRows);
+type Snap = fn((i32, i32), UnitGrid, &OfRows, BlockRows<'_>, &mut OfRows);
+type SnapAffine = fn(i32, UnitGrid, [&OfRows; 2], BlockRows<'_>, [&mut OfRows; 2]);
+type BlockCodes = fn((i32, i32), &[f32], &[f32], &[f32], &mut [u8]);
 
 /// The kernels of one instruction set. Every table gives the same bits.
 ///
@@ -53,6 +60,12 @@ pub struct Kernels {
     pub(crate) subtract_products: SubtractProducts,
     pub(crate) add_moments: AddMoments,
     pub(crate) add_units: fn(f64, &mut [i64], &[f32]),
+    pub(crate) symmetric_blocks: SymmetricBlocks,
+    pub(crate) affine_blocks: AffineBlocks,
+    pub(crate) snap_blocks: Snap,
+    pub(crate) snap_affine_blocks: SnapAffine,
+    pub(crate) block_codes: BlockCodes,
+    pub(crate) interleave: fn(&[f32], usize, &mut [OfRows]),
 }
 
 impl std::fmt::Debug for Kernels {
@@ -463,6 +476,30 @@ macro_rules! simd_table {
                 |rows: &[f32], abs: &mut [f64], squares: &mut [f64], part: &mut [f32]|
             ),
             add_units: entry!(sums::add_units, |per_unit: f64, units: &mut [i64], sums: &[f32]|),
+            symmetric_blocks: entry!(
+                blocks::symmetric,
+                |search: &crate::BlockSearch<'_>, block: crate::BlockRows<'_>, scales: &mut crate::OfRows|
+            ),
+            affine_blocks: entry!(
+                blocks::affine,
+                |search: &crate::BlockSearch<'_>, block: crate::BlockRows<'_>, scales: &mut crate::OfRows,
+                    minima: &mut crate::OfRows|
+            ),
+            snap_blocks: entry!(
+                blocks::snap,
+                |codes: (i32, i32), grid: crate::UnitGrid, units: &crate::OfRows, block: crate::BlockRows<'_>,
+                    scales: &mut crate::OfRows|
+            ),
+            snap_affine_blocks: entry!(
+                blocks::snap_affine,
+                |high: i32, grid: crate::UnitGrid, units: [&crate::OfRows; 2], block: crate::BlockRows<'_>,
+                    ranges: [&mut crate::OfRows; 2]|
+            ),
+            block_codes: entry!(
+                blocks::codes,
+                |codes: (i32, i32), values: &[f32], scales: &[f32], minima: &[f32], out: &mut [u8]|
+            ),
+            interleave: entry!(blocks::interleave, |rows: &[f32], stride: usize, out: &mut [crate::OfRows]|),
         };
     };
 }

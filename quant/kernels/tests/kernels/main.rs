@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a failing test shows its seed and what it measured")]
 
 mod agree;
+mod blocks;
 mod packed;
 mod random;
 mod reference;
