@@ -36,7 +36,7 @@ pub(crate) static SCALAR: Kernels = Kernels {
     affine_blocks: |search, block, scales, minima| blocks::affine(Scalar, search, block, scales, minima),
     snap_blocks: |codes, grid, units, block, scales| blocks::snap(Scalar, codes, grid, units, block, scales),
     snap_affine_blocks: |high, grid, units, block, ranges| {
-        blocks::snap_affine(Scalar, high, grid, units, block, ranges)
+        blocks::snap_affine(Scalar, high, grid, units, block, ranges);
     },
     block_codes: |codes, values, scales, minima, out| blocks::codes(Scalar, codes, values, scales, minima, out),
     interleave: |rows, stride, out| blocks::interleave(Scalar, rows, stride, out),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use rayon::prelude::*;
-use reweight_kernels::Kernels;
+use reweight_kernels::{BLOCK_ROWS, Kernels};
 use serde::Serialize;
 
 use super::shards::write_all_at;
@@ -14,7 +14,7 @@ use crate::error::{Error, FileError, PlanError, RunError};
 use crate::importance::Importance;
 use crate::memory::PIECE_BYTES;
 use crate::pack::PackedTensor;
-use crate::pack::gguf::{Mix, Place, encode_row};
+use crate::pack::gguf::{Mix, Place, encode_rows};
 use crate::pattern::Pattern;
 use crate::plan::Method;
 use crate::stats::Statistics;
@@ -27,6 +27,8 @@ use crate::tensor::Dtype;
 const FILE_NAME: &str = "model.gguf";
 /// Alignment of tensor data, the format's own default.
 const ALIGNMENT: usize = 32;
+/// Values whose squared errors are added in f32 before the sum goes on in f64.
+const ERROR_GROUP: usize = 256;
 
 /// What to write.
 #[derive(Clone, Debug)]
@@ -412,18 +414,15 @@ impl<'a> TensorWork<'a> {
     /// Stores all rows, a piece at a time.
     fn write(&self, mut write: impl FnMut(&[u8], usize) -> Result<(), FileError>) -> Result<Sums, Error> {
         let (n_rows, row_bytes) = (self.n_rows(), self.row_bytes());
-        let step = (PIECE_BYTES / row_bytes.max(1)).max(1);
+        let step = (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(BLOCK_ROWS).max(BLOCK_ROWS);
         let mut piece = vec![0; step.min(n_rows) * row_bytes];
         let mut total = Sums { squared: 0.0, squared_rtn: (self.method != Method::Rtn && !self.repack).then_some(0.0) };
         for start in (0..n_rows).step_by(step) {
             let bytes = &mut piece[..step.min(n_rows - start) * row_bytes];
             let sums: Result<Vec<Sums>, RunError> = bytes
-                .par_chunks_exact_mut(row_bytes)
+                .par_chunks_mut(BLOCK_ROWS * row_bytes)
                 .enumerate()
-                .map_init(
-                    || (vec![0.0; self.columns], vec![0.0; self.columns]),
-                    |(values, back), (row, bytes)| self.row(start + row, values, back, bytes),
-                )
+                .map_init(|| self.room(), |room, (index, bytes)| self.rows(start + index * BLOCK_ROWS, room, bytes))
                 .collect();
             for sum in sums? {
                 total.squared += sum.squared;
@@ -434,36 +433,84 @@ impl<'a> TensorWork<'a> {
         Ok(total)
     }
 
-    fn row(&self, row: usize, values: &mut [f32], back: &mut [f32], bytes: &mut [u8]) -> Result<Sums, RunError> {
-        self.values(row, values)?;
-        let (source, source_row) = self.place(row);
-        let importance = &self.importance[source];
-        let mut sums = Sums::default();
+    /// For the values of some rows, and for what is read back of them.
+    fn room(&self) -> [Vec<f32>; 2] {
+        [(); 2].map(|()| vec![0.0; BLOCK_ROWS.min(self.n_rows()) * self.columns])
+    }
+
+    /// Stores the rows that `bytes` has room for, from `start` on.
+    fn rows(&self, start: usize, [values, back]: &mut [Vec<f32>; 2], bytes: &mut [u8]) -> Result<Sums, RunError> {
+        let n_rows = bytes.len() / self.row_bytes();
+        let (values, back) = (&mut values[..n_rows * self.columns], &mut back[..n_rows * self.columns]);
+        for (index, values) in values.chunks_exact_mut(self.columns).enumerate() {
+            self.values(start + index, values)?;
+        }
+        let mut sums = Sums { squared: 0.0, squared_rtn: Some(0.0) };
         if self.repack
             && self.ty.block_elements() > 1
-            && let Storage::Packed(packed) = &self.sources[source].storage
+            && let Storage::Packed(_) = &self.sources[0].storage
         {
-            self.repack(packed, source_row, bytes).map_err(|why| RunError::CannotHold {
-                file: self.sources[source].file().to_owned(),
-                tensor: self.sources[source].name.clone(),
-                container: "gguf",
-                why,
-            })?;
+            for (index, bytes) in bytes.chunks_exact_mut(self.row_bytes()).enumerate() {
+                self.repack_row(start + index, bytes)?;
+            }
         } else {
             if self.method != Method::Rtn && self.ty.block_elements() > 1 {
-                encode_row(self.ty, Method::Rtn, values, importance, bytes);
+                self.encode(Method::Rtn, start, values, bytes);
                 dequantize(self.ty, bytes, back);
-                sums.squared_rtn = Some(squared(values, back));
+                sums.squared_rtn = Some(self.squared(back, values));
             }
-            encode_row(self.ty, self.method, values, importance, bytes);
+            self.encode(self.method, start, values, bytes);
         }
         dequantize(self.ty, bytes, back);
-        sums.squared = squared(values, back);
-        sums.squared_rtn = sums.squared_rtn.or(Some(0.0));
+        sums.squared = self.squared(back, values);
         Ok(sums)
     }
 
+    /// Stores rows, those of each source by its own weights.
+    fn encode(&self, method: Method, start: usize, values: &[f32], bytes: &mut [u8]) {
+        let (mut row, end) = (start, start + values.len() / self.columns);
+        while row < end {
+            let (source, _) = self.place(row);
+            let next = (row + 1..end).find(|next| self.place(*next).0 != source).unwrap_or(end);
+            let of = |size: usize| (row - start) * size..(next - start) * size;
+            let (values, bytes) = (&values[of(self.columns)], &mut bytes[of(self.row_bytes())]);
+            encode_rows(self.kernels, self.ty, method, values, &self.importance[source], bytes);
+            row = next;
+        }
+    }
+
+    /// The squared error of the rows that are written together with that at `start`, as they stand in a file.
+    fn error_of(&self, start: usize, [values, back]: &mut [Vec<f32>; 2], stored: &[u8]) -> Result<f64, RunError> {
+        let n_rows = BLOCK_ROWS.min(self.n_rows() - start);
+        let (values, back) = (&mut values[..n_rows * self.columns], &mut back[..n_rows * self.columns]);
+        for (index, values) in values.chunks_exact_mut(self.columns).enumerate() {
+            self.values(start + index, values)?;
+        }
+        dequantize(self.ty, &stored[start * self.row_bytes()..][..n_rows * self.row_bytes()], back);
+        Ok(self.squared(back, values))
+    }
+
+    /// The squared error of some rows, in the order of the kernels.
+    fn squared(&self, back: &[f32], values: &[f32]) -> f64 {
+        self.kernels.squared_error(ERROR_GROUP.min(self.columns), back, values, None)
+    }
+
     /// A row's codes as they are.
+    fn repack_row(&self, row: usize, bytes: &mut [u8]) -> Result<(), RunError> {
+        let (source, source_row) = self.place(row);
+        let weight = self.sources[source];
+        let refuse = |why| {
+            let (file, tensor) = (weight.file().to_owned(), weight.name.clone());
+            RunError::CannotHold { file, tensor, container: "gguf", why }
+        };
+        match &weight.storage {
+            Storage::Packed(packed) => self.repack(packed, source_row, bytes).map_err(refuse),
+            Storage::Plain(_) | Storage::Ggml(_) => {
+                Err(refuse("one of the tensors it is made of is not packed".to_owned()))
+            }
+        }
+    }
+
     fn repack(&self, packed: &PackedTensor, row: usize, bytes: &mut [u8]) -> Result<(), String> {
         let group = packed.scheme().group_len(self.columns);
         let (mut codes, groups) = (vec![0; self.columns], self.columns / group);
@@ -511,10 +558,6 @@ fn nibbles(out: &mut [u8], codes: &[u8]) {
     }
 }
 
-fn squared(values: &[f32], back: &[f32]) -> f64 {
-    values.iter().zip(back).fold(0.0, |sum, (a, b)| sum + (f64::from(*a) - f64::from(*b)).powi(2))
-}
-
 /// Opens the file as any reader would: names, places, and the error of every tensor. Returns a digest of its tensors.
 fn check(model: &Model, plan: &GgufPlan, path: &Path, sums: &[Sums], control: &Control<'_>) -> Result<String, Error> {
     let mismatch = |name: &str, what, expected: String, found: String| {
@@ -534,16 +577,9 @@ fn check(model: &Model, plan: &GgufPlan, path: &Path, sums: &[Sums], control: &C
             return Err(mismatch(&exported.name, "name", exported.name.clone(), "another".to_owned()));
         };
         let work = TensorWork::of(model, plan, index, (control.kernels, None));
-        let rows: Result<Vec<f64>, RunError> = (0..work.n_rows())
+        let rows: Result<Vec<f64>, RunError> = (0..work.n_rows().div_ceil(BLOCK_ROWS))
             .into_par_iter()
-            .map_init(
-                || (vec![0.0; work.columns], vec![0.0; work.columns]),
-                |(values, back), row| {
-                    work.values(row, values)?;
-                    dequantize(work.ty, stored.row(row).unwrap_or_default(), back);
-                    Ok(squared(values, back))
-                },
-            )
+            .map_init(|| work.room(), |room, index| work.error_of(index * BLOCK_ROWS, room, stored.bytes()))
             .collect();
         let found = rows?.into_iter().fold(0.0, |sum, row| sum + row);
         if found.to_bits() != sums[index].squared.to_bits() {

@@ -1,68 +1,114 @@
 //! Blocks of 32 values with a scale of their own: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `IQ4_NL`. Layouts as in
 //! `store::gguf::dequantize`, which reads them.
 
-use super::search::{Block, Effort, code, f16_bytes, inverse, stored};
+use reweight_kernels::BlockSearch;
+
+use super::search::{Effort, Rows, affine, f16_bytes, inverse, room, stored, symmetric};
 use crate::store::gguf::IQ4_VALUES;
 
+/// Values of a block.
+const LEN: usize = 32;
+
+/// Codes of a block, counted from the lowest, with its scale and minimum.
+struct Coded {
+    codes: [u8; LEN],
+    scale: f32,
+    minimum: f32,
+}
+
+/// Searches the blocks of all rows, and stores each by `store`.
+fn search<const B: usize>(
+    rows: Rows<'_>,
+    search: &BlockSearch<'_>,
+    out: &mut [u8],
+    store: impl Fn(&Coded, &mut [u8; B]),
+) {
+    let mut across = room::<LEN>();
+    let [mut scales, mut minima] = room::<2>();
+    for start in (0..rows.columns()).step_by(LEN) {
+        let block = rows.block(start, &mut across);
+        if search.low < 0 {
+            rows.kernels.symmetric_blocks(search, block, &mut scales);
+        } else {
+            rows.kernels.affine_blocks(search, block, &mut scales, &mut minima);
+        }
+        for (row, values, out) in rows.each::<B>(start, LEN, out) {
+            let (scale, minimum) = (scales[row], minima[row]);
+            let mut coded = Coded { codes: [0; LEN], scale, minimum };
+            rows.kernels.block_codes((search.low, search.high), values, &[scale], &[minimum], &mut coded.codes);
+            store(&coded, out);
+        }
+    }
+}
+
 /// `Q8_0`: scale of the largest magnitude, codes -127 to 127. Nothing is gained by searching.
-pub(super) fn q8_0(block: Block<'_>, _: Effort, out: &mut [u8; 34]) {
-    let largest = block.x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    let scale = stored(largest / 127.0);
-    let inverse = inverse(scale);
-    out[..2].copy_from_slice(&f16_bytes(scale));
-    for (byte, &x) in out[2..].iter_mut().zip(block.x) {
-        *byte = code(x, inverse, -127, 127) as i8 as u8;
+pub(super) fn q8_0(rows: Rows<'_>, out: &mut [u8]) {
+    for (values, out) in rows.values.as_chunks::<LEN>().0.iter().zip(out.as_chunks_mut::<34>().0) {
+        let largest = rows.kernels.extent(values).map_or(0.0, |extent| extent.max.max(-extent.min));
+        let scale = stored(largest / 127.0);
+        let mut codes = [0; LEN];
+        rows.kernels.block_codes((-127, 127), values, &[scale], &[0.0], &mut codes);
+        out[..2].copy_from_slice(&f16_bytes(scale));
+        for (byte, code) in out[2..].iter_mut().zip(codes) {
+            *byte = code.wrapping_sub(127);
+        }
     }
 }
 
 /// `Q4_0`: codes -8 to 7.
-pub(super) fn q4_0(block: Block<'_>, effort: Effort, out: &mut [u8; 18]) {
-    let (scale, _) = block.symmetric(-8, 7, effort, stored);
-    let inverse = inverse(scale);
-    out[..2].copy_from_slice(&f16_bytes(scale));
-    nibbles(&mut out[2..], |j| (code(block.x[j], inverse, -8, 7) + 8) as u8);
+pub(super) fn q4_0(rows: Rows<'_>, out: &mut [u8]) {
+    search::<18>(rows, &symmetric(-8, true, rows.effort), out, |block, out| {
+        out[..2].copy_from_slice(&f16_bytes(block.scale));
+        nibbles(&mut out[2..], &block.codes);
+    });
 }
 
 /// `Q5_0`: codes -16 to 15.
-pub(super) fn q5_0(block: Block<'_>, effort: Effort, out: &mut [u8; 22]) {
-    let (scale, _) = block.symmetric(-16, 15, effort, stored);
-    let inverse = inverse(scale);
-    let codes: [u8; 32] = std::array::from_fn(|j| (code(block.x[j], inverse, -16, 15) + 16) as u8);
-    out[..2].copy_from_slice(&f16_bytes(scale));
-    out[2..6].copy_from_slice(&fifth_bits(&codes).to_le_bytes());
-    nibbles(&mut out[6..], |j| codes[j] & 15);
+pub(super) fn q5_0(rows: Rows<'_>, out: &mut [u8]) {
+    search::<22>(rows, &symmetric(-16, true, rows.effort), out, |block, out| {
+        out[..2].copy_from_slice(&f16_bytes(block.scale));
+        out[2..6].copy_from_slice(&fifth_bits(&block.codes).to_le_bytes());
+        nibbles(&mut out[6..], &block.codes);
+    });
 }
 
 /// `Q4_1`: codes 0 to 15 and a minimum.
-pub(super) fn q4_1(block: Block<'_>, effort: Effort, out: &mut [u8; 20]) {
-    let (scale, minimum) = block.affine(15, false, effort, |scale, minimum| (stored(scale), stored(minimum)));
-    let inverse = inverse(scale);
-    out[..2].copy_from_slice(&f16_bytes(scale));
-    out[2..4].copy_from_slice(&f16_bytes(minimum));
-    nibbles(&mut out[4..], |j| code(block.x[j] - minimum, inverse, 0, 15) as u8);
+pub(super) fn q4_1(rows: Rows<'_>, out: &mut [u8]) {
+    search::<20>(rows, &affine(15, true, rows.effort), out, |block, out| {
+        out[..2].copy_from_slice(&f16_bytes(block.scale));
+        out[2..4].copy_from_slice(&f16_bytes(block.minimum));
+        nibbles(&mut out[4..], &block.codes);
+    });
 }
 
 /// `Q5_1`: codes 0 to 31 and a minimum.
-pub(super) fn q5_1(block: Block<'_>, effort: Effort, out: &mut [u8; 24]) {
-    let (scale, minimum) = block.affine(31, false, effort, |scale, minimum| (stored(scale), stored(minimum)));
-    let inverse = inverse(scale);
-    let codes: [u8; 32] = std::array::from_fn(|j| code(block.x[j] - minimum, inverse, 0, 31) as u8);
-    out[..2].copy_from_slice(&f16_bytes(scale));
-    out[2..4].copy_from_slice(&f16_bytes(minimum));
-    out[4..8].copy_from_slice(&fifth_bits(&codes).to_le_bytes());
-    nibbles(&mut out[8..], |j| codes[j] & 15);
+pub(super) fn q5_1(rows: Rows<'_>, out: &mut [u8]) {
+    search::<24>(rows, &affine(31, true, rows.effort), out, |block, out| {
+        out[..2].copy_from_slice(&f16_bytes(block.scale));
+        out[2..4].copy_from_slice(&f16_bytes(block.minimum));
+        out[4..8].copy_from_slice(&fifth_bits(&block.codes).to_le_bytes());
+        nibbles(&mut out[8..], &block.codes);
+    });
 }
 
 /// `IQ4_NL`: codes that index a table.
-pub(super) fn iq4_nl(block: Block<'_>, effort: Effort, out: &mut [u8; 18]) {
+pub(super) fn iq4_nl(rows: Rows<'_>, out: &mut [u8]) {
+    let weights = rows.weights.as_chunks::<LEN>().0.iter().cycle();
+    let blocks = rows.values.as_chunks::<LEN>().0.iter().zip(weights);
+    for ((x, w), out) in blocks.zip(out.as_chunks_mut::<18>().0) {
+        iq4_nl_block(x, w, rows.effort, out);
+    }
+}
+
+fn iq4_nl_block(x: &[f32; LEN], w: &[f32; LEN], effort: Effort, out: &mut [u8; 18]) {
     /// Candidates on each side of the scale that just holds the largest value, in table units.
     const STEPS: i32 = 7;
-    let largest = block.x.iter().fold(0.0_f32, |most, x| if x.abs() > most.abs() { *x } else { most });
+    let largest = x.iter().fold(0.0_f32, |most, x| if x.abs() > most.abs() { *x } else { most });
     let mut best = (0.0, f32::INFINITY);
     let mut consider = |scale: f32| {
         let scale = stored(scale);
         let inverse = inverse(scale);
-        let error = block.x.iter().zip(block.w).fold(0.0, |sum, (&x, &w)| {
+        let error = x.iter().zip(w).fold(0.0, |sum, (&x, &w)| {
             let difference = scale * level(x * inverse).1 - x;
             sum + w * difference * difference
         });
@@ -76,7 +122,7 @@ pub(super) fn iq4_nl(block: Block<'_>, effort: Effort, out: &mut [u8; 18]) {
             for step in -STEPS..=STEPS {
                 let inverse = (step as f32 + f32::from(end)) / largest;
                 let (mut xq, mut qq) = (0.0, 0.0);
-                for (&x, &w) in block.x.iter().zip(block.w) {
+                for (&x, &w) in x.iter().zip(w) {
                     let q = level(x * inverse).1;
                     xq += w * x * q;
                     qq += w * q * q;
@@ -89,7 +135,7 @@ pub(super) fn iq4_nl(block: Block<'_>, effort: Effort, out: &mut [u8; 18]) {
     }
     let inverse = inverse(best.0);
     out[..2].copy_from_slice(&f16_bytes(best.0));
-    nibbles(&mut out[2..], |j| level(block.x[j] * inverse).0);
+    nibbles(&mut out[2..], &x.map(|x| level(x * inverse).0));
 }
 
 /// The nearest entry of the table, the lower one of two as near.
@@ -100,13 +146,14 @@ fn level(value: f32) -> (u8, f32) {
     if value - low <= high - value { (below as u8, low) } else { (above as u8, high) }
 }
 
-/// Sixteen bytes: element j low, element j + 16 high.
-fn nibbles(out: &mut [u8], code: impl Fn(usize) -> u8) {
-    for (j, byte) in out.iter_mut().enumerate() {
-        *byte = code(j) | code(j + 16) << 4;
+/// Sixteen bytes of low nibbles: element j low, element j + 16 high.
+fn nibbles(out: &mut [u8], codes: &[u8; LEN]) {
+    let (low, high) = codes.split_at(16);
+    for ((byte, low), high) in out.iter_mut().zip(low).zip(high) {
+        *byte = low & 15 | high << 4;
     }
 }
 
-fn fifth_bits(codes: &[u8; 32]) -> u32 {
+fn fifth_bits(codes: &[u8; LEN]) -> u32 {
     codes.iter().enumerate().fold(0, |bits, (j, &code)| bits | u32::from(code >> 4) << j)
 }

@@ -8,8 +8,8 @@ mod search;
 
 pub use mix::{Mix, Place};
 
-use half::{bf16, f16};
-use search::{Block, Effort};
+use reweight_kernels::{BLOCK_ROWS, Kernels};
+use search::{Effort, Rows};
 
 use crate::plan::Method;
 use crate::store::gguf::GgmlType;
@@ -32,33 +32,49 @@ pub const WRITTEN: [GgmlType; 14] = [
     GgmlType::Q6_K,
 ];
 
-/// Stores a row. `weights` say how much the error of each value matters, `out` takes the row's bytes.
+/// Stores rows of one matrix. `weights` say how much the error of each column matters, `out` takes the rows' bytes.
 ///
 /// `Method::Rtn` takes the whole range of each block, every other method searches.
 ///
-/// Cost: reads the values a few dozen times where it searches; allocates nothing.
+/// Cost: reads the values a dozen times where it searches; sixteen rows go side by side, fewer cost as much. Allocates nothing.
 ///
 /// # Panics
-/// Unless the row is a whole number of blocks of a type of [`WRITTEN`] and both buffers fit it.
-pub fn encode_row(ty: GgmlType, method: Method, values: &[f32], weights: &[f32], out: &mut [u8]) {
-    assert_eq!(values.len(), weights.len(), "a weight for each value");
-    assert_eq!(out.len(), values.len() / ty.block_elements() * ty.block_bytes(), "{ty}: bytes for the row");
+/// Unless a row is a whole number of blocks of a type of [`WRITTEN`] and both buffers are of as many rows.
+pub fn encode_rows(
+    kernels: &'static Kernels,
+    ty: GgmlType,
+    method: Method,
+    values: &[f32],
+    weights: &[f32],
+    out: &mut [u8],
+) {
+    let columns = weights.len();
+    assert!(columns > 0 && values.len().is_multiple_of(columns), "whole rows");
+    assert!(columns.is_multiple_of(ty.block_elements()), "{ty}: whole blocks");
+    let row_bytes = columns / ty.block_elements() * ty.block_bytes();
+    assert_eq!(out.len(), values.len() / columns * row_bytes, "{ty}: bytes for the rows");
     let effort = if method == Method::Rtn { Effort::Nearest } else { Effort::Search };
+    for (values, out) in values.chunks(BLOCK_ROWS * columns).zip(out.chunks_mut(BLOCK_ROWS * row_bytes)) {
+        encode(ty, Rows { kernels, values, weights, effort }, out);
+    }
+}
+
+fn encode(ty: GgmlType, rows: Rows<'_>, out: &mut [u8]) {
     match ty {
-        GgmlType::F32 => each(values, out, f32::to_le_bytes),
-        GgmlType::F16 => each(values, out, |value| f16::from_f32(value).to_le_bytes()),
-        GgmlType::BF16 => each(values, out, |value| bf16::from_f32(value).to_le_bytes()),
-        GgmlType::Q8_0 => blocks::<34, 32>(values, weights, effort, out, blocks::q8_0),
-        GgmlType::Q4_0 => blocks::<18, 32>(values, weights, effort, out, blocks::q4_0),
-        GgmlType::Q4_1 => blocks::<20, 32>(values, weights, effort, out, blocks::q4_1),
-        GgmlType::Q5_0 => blocks::<22, 32>(values, weights, effort, out, blocks::q5_0),
-        GgmlType::Q5_1 => blocks::<24, 32>(values, weights, effort, out, blocks::q5_1),
-        GgmlType::IQ4_NL => blocks::<18, 32>(values, weights, effort, out, blocks::iq4_nl),
-        GgmlType::Q2_K => blocks::<84, 256>(values, weights, effort, out, k_quants::q2_k),
-        GgmlType::Q3_K => blocks::<110, 256>(values, weights, effort, out, k_quants::q3_k),
-        GgmlType::Q4_K => blocks::<144, 256>(values, weights, effort, out, k_quants::q4_k),
-        GgmlType::Q5_K => blocks::<176, 256>(values, weights, effort, out, k_quants::q5_k),
-        GgmlType::Q6_K => blocks::<210, 256>(values, weights, effort, out, k_quants::q6_k),
+        GgmlType::F32 => each(rows.values, out, f32::to_le_bytes),
+        GgmlType::F16 => rows.kernels.f32_to_f16(rows.values, out),
+        GgmlType::BF16 => rows.kernels.f32_to_bf16(rows.values, out),
+        GgmlType::Q8_0 => blocks::q8_0(rows, out),
+        GgmlType::Q4_0 => blocks::q4_0(rows, out),
+        GgmlType::Q4_1 => blocks::q4_1(rows, out),
+        GgmlType::Q5_0 => blocks::q5_0(rows, out),
+        GgmlType::Q5_1 => blocks::q5_1(rows, out),
+        GgmlType::IQ4_NL => blocks::iq4_nl(rows, out),
+        GgmlType::Q2_K => k_quants::q2_k(rows, out),
+        GgmlType::Q3_K => k_quants::q3_k(rows, out),
+        GgmlType::Q4_K => k_quants::q4_k(rows, out),
+        GgmlType::Q5_K => k_quants::q5_k(rows, out),
+        GgmlType::Q6_K => k_quants::q6_k(rows, out),
         GgmlType::F64 | GgmlType::I8 | GgmlType::I16 | GgmlType::I32 | GgmlType::I64 | GgmlType::IQ4_XS => {
             unreachable!("a mix names only types that are written, not {ty}")
         }
@@ -71,21 +87,10 @@ fn each<const B: usize>(values: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [
     }
 }
 
-fn blocks<const B: usize, const N: usize>(
-    values: &[f32],
-    weights: &[f32],
-    effort: Effort,
-    out: &mut [u8],
-    encode: impl Fn(Block<'_>, Effort, &mut [u8; B]),
-) {
-    let rows = values.as_chunks::<N>().0.iter().zip(weights.as_chunks::<N>().0);
-    for (out, (x, w)) in out.as_chunks_mut::<B>().0.iter_mut().zip(rows) {
-        encode(Block { x, w }, effort, out);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use reweight_kernels::best;
+
     use super::*;
     use crate::store::gguf::dequantize;
 
@@ -102,7 +107,7 @@ mod tests {
 
     fn error(ty: GgmlType, method: Method, values: &[f32], weights: &[f32]) -> f64 {
         let mut bytes = vec![0; values.len() / ty.block_elements() * ty.block_bytes()];
-        encode_row(ty, method, values, weights, &mut bytes);
+        encode_rows(best(), ty, method, values, weights, &mut bytes);
         let mut back = vec![0.0; values.len()];
         dequantize(ty, &bytes, &mut back);
         let pairs = back.iter().zip(values).zip(weights);
@@ -145,7 +150,7 @@ mod tests {
                 for weights in [vec![1.0; 256], vec![0.0; 256]] {
                     for method in [Method::Rtn, Method::Search] {
                         let mut bytes = vec![0; 256 / ty.block_elements() * ty.block_bytes()];
-                        encode_row(ty, method, row, &weights, &mut bytes);
+                        encode_rows(best(), ty, method, row, &weights, &mut bytes);
                         let mut back = vec![f32::NAN; 256];
                         dequantize(ty, &bytes, &mut back);
                         assert!(back.iter().all(|value| value.is_finite()), "{ty} row {index}");

@@ -1,22 +1,15 @@
-//! Ranges of one block with the least weighted squared error. What both kinds of block search in.
-//!
-//! A candidate range gives codes; for those codes the best scale (and minimum) is a weighted least-squares fit. The error that
-//! decides is that of what will be stored. Rounding to nearest on the whole range is always a candidate.
+//! What the searches of all blocks share: rows side by side, candidates, and how numbers are stored.
 
 use half::f16;
+use reweight_kernels::{BLOCK_ROWS, BlockRows, BlockSearch, Kernels, OfRows};
 
-/// Candidates for a symmetric scale, on each side of the range that just holds the largest value, in tenths of a code.
-const SYMMETRIC_STEPS: i32 = 9;
-/// Candidates for an affine range, each a twentieth of a code wider than the last.
-const AFFINE_STEPS: i32 = 36;
-/// The narrowest affine range tried, in codes off the whole.
-const AFFINE_FIRST: f32 = -0.9;
-
-/// Values of a block and how much their errors matter.
+/// Up to sixteen rows of one matrix, and how much errors in each column matter.
 #[derive(Clone, Copy)]
-pub(super) struct Block<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) w: &'a [f32],
+pub(super) struct Rows<'a> {
+    pub(super) kernels: &'static Kernels,
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a [f32],
+    pub(super) effort: Effort,
 }
 
 /// How hard to look.
@@ -28,6 +21,63 @@ pub(super) enum Effort {
     Search,
 }
 
+impl<'a> Rows<'a> {
+    /// Values of a row.
+    pub(super) fn columns(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// Blocks of the same columns of all rows, side by side in `across`.
+    pub(super) fn block<'b>(&self, start: usize, across: &'b mut [OfRows]) -> BlockRows<'b>
+    where
+        'a: 'b,
+    {
+        self.kernels.interleave(&self.values[start..], self.columns(), across);
+        BlockRows { weights: &self.weights[start..][..across.len()], values: across }
+    }
+
+    /// Each row with its stored bytes, `bytes` of them for `len` values from `start` on.
+    pub(super) fn each<'o, const B: usize>(
+        &self,
+        start: usize,
+        len: usize,
+        out: &'o mut [u8],
+    ) -> impl Iterator<Item = (usize, &'a [f32], &'o mut [u8; B])> {
+        let (columns, values) = (self.columns(), self.values);
+        let bytes = columns / len * B;
+        out.chunks_exact_mut(bytes).enumerate().filter_map(move |(row, out)| {
+            let block = out.as_chunks_mut::<B>().0.get_mut(start / len)?;
+            Some((row, &values[row * columns + start..][..len], block))
+        })
+    }
+}
+
+/// Codes of blocks without a minimum, and what is tried.
+pub(super) const fn symmetric(low: i32, in_f16: bool, effort: Effort) -> BlockSearch<'static> {
+    let (ends, near): (&[f32], &[f32]) = match (effort, low) {
+        (Effort::Nearest, _) => (&[], &[]),
+        (_, -4) => (&[-4.6, -4.2, -3.8, -3.4, -3.0, 4.0, 3.6, 3.2, 2.8, 2.4], NEAR),
+        (_, -8) => (&[-8.6, -8.2, -7.8, -7.4, -7.0, 7.6, 7.2, 6.8], NEAR),
+        (_, -16) => (&[-16.5, -16.0, -15.6, -15.2, 15.5, 15.2], NEAR),
+        _ => (&[-32.4, -32.0, -31.6, -31.2, 31.4, 31.0], NEAR),
+    };
+    BlockSearch { low, high: -low - 1, ends, near, in_f16, negative_minimum: false }
+}
+
+/// Codes of blocks with a minimum, and what is tried.
+pub(super) const fn affine(high: i32, in_f16: bool, effort: Effort) -> BlockSearch<'static> {
+    let (ends, near): (&[f32], &[f32]) = match (effort, high) {
+        (Effort::Nearest, _) => (&[], &[]),
+        (_, 3) => (&[2.2, 2.5, 2.8, 3.1, 3.4, 3.7, 4.0, 4.4], NEAR),
+        (_, 15) => (&[14.2, 14.6, 15.0, 15.4, 15.8, 16.2], NEAR),
+        _ => (&[29.5, 30.0, 30.4, 30.8, 31.2, 31.6], NEAR),
+    };
+    BlockSearch { low: 0, high, ends, near, in_f16, negative_minimum: !in_f16 }
+}
+
+/// Beside the best of the first candidates, and it once more.
+const NEAR: &[f32] = &[1.0, 0.985, 1.015, 1.0];
+
 /// As a finite f16, which is what scales of blocks are stored as.
 pub(super) fn stored(value: f32) -> f32 {
     f16::from_f32(value.clamp(-65504.0, 65504.0)).to_f32()
@@ -38,147 +88,13 @@ pub(super) fn f16_bytes(value: f32) -> [u8; 2] {
     f16::from_f32(value).to_le_bytes()
 }
 
-/// The nearest code within bounds, ties to even; zero where the scale is none.
-pub(super) fn code(value: f32, inverse: f32, low: i32, high: i32) -> i32 {
-    level(value, inverse, low as f32, high as f32) as i32
-}
-
-/// [`code`] as a float. Adding 1.5 * 2^23 leaves no bits below one; processors without a rounding instruction call a function
-/// for `round_ties_even`, which made the search four times as slow.
-fn level(value: f32, inverse: f32, low: f32, high: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0;
-    ((value * inverse).max(low).min(high) + SHIFT) - SHIFT
-}
-
-/// Sums over a block in eight lanes, folded by halves: one order whatever the machine, and one that vectors keep.
-#[inline(always)]
-fn sums<const K: usize>(block: &Block<'_>, term: impl Fn(f32, f32) -> [f32; K]) -> [f32; K] {
-    const LANES: usize = 8;
-    let mut lanes = [[0.0_f32; LANES]; K];
-    for (x, w) in block.x.as_chunks::<LANES>().0.iter().zip(block.w.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            for (lanes, term) in lanes.iter_mut().zip(term(x[lane], w[lane])) {
-                lanes[lane] += term;
-            }
-        }
-    }
-    lanes.map(|[a, b, c, d, e, f, g, h]| ((a + e) + (c + g)) + ((b + f) + (d + h)))
-}
-
-/// `1 / value`, or 0 for 0.
+/// `1 / value`, or 0 where that is not finite.
 pub(super) fn inverse(value: f32) -> f32 {
     let inverse = 1.0 / value;
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-impl Block<'_> {
-    /// Error of codes `low..=high` times a scale.
-    pub(super) fn symmetric_error(&self, scale: f32, low: i32, high: i32) -> f32 {
-        let (inverse, low, high) = (inverse(scale), low as f32, high as f32);
-        let [sum] = sums(self, |x, w| {
-            let difference = scale * level(x, inverse, low, high) - x;
-            [w * difference * difference]
-        });
-        sum
-    }
-
-    /// Error of codes `0..=high` times a scale, plus a minimum.
-    pub(super) fn affine_error(&self, scale: f32, minimum: f32, high: i32) -> f32 {
-        let (inverse, high) = (inverse(scale), high as f32);
-        let [sum] = sums(self, |x, w| {
-            let difference = scale * level(x - minimum, inverse, 0.0, high) + minimum - x;
-            [w * difference * difference]
-        });
-        sum
-    }
-
-    /// The scale for codes `low..=high` (`-low` is the larger), rounded by `round`, and its error.
-    pub(super) fn symmetric(&self, low: i32, high: i32, effort: Effort, round: impl Fn(f32) -> f32) -> (f32, f32) {
-        let largest = self.x.iter().fold(0.0_f32, |most, x| if x.abs() > most.abs() { *x } else { most });
-        if largest == 0.0 {
-            return (0.0, 0.0);
-        }
-        let mut best = (0.0, f32::INFINITY);
-        let mut consider = |scale: f32| {
-            let scale = round(scale);
-            let error = self.symmetric_error(scale, low, high);
-            if error < best.1 {
-                best = (scale, error);
-            }
-        };
-        consider(largest / low as f32);
-        if effort == Effort::Search {
-            for side in [low as f32, high as f32] {
-                for step in -SYMMETRIC_STEPS..=SYMMETRIC_STEPS {
-                    let inverse = inverse(largest) * (side + side.signum() * 0.1 * step as f32);
-                    if let Some(scale) = self.fit_symmetric(inverse, low, high) {
-                        consider(scale);
-                    }
-                }
-            }
-        }
-        if best.1.is_finite() { best } else { (0.0, self.symmetric_error(0.0, low, high)) }
-    }
-
-    /// The least-squares scale of the codes that an inverse scale gives.
-    fn fit_symmetric(&self, inverse: f32, low: i32, high: i32) -> Option<f32> {
-        let (low, high) = (low as f32, high as f32);
-        let [xq, qq] = sums(self, |x, w| {
-            let q = level(x, inverse, low, high);
-            [w * x * q, w * q * q]
-        });
-        (qq > 0.0).then(|| xq / qq)
-    }
-
-    /// Scale and minimum for codes `0..=high`, rounded by `round`, and their error. With `min_negative` the minimum is at most 0.
-    pub(super) fn affine(
-        &self,
-        high: i32,
-        min_negative: bool,
-        effort: Effort,
-        round: impl Fn(f32, f32) -> (f32, f32),
-    ) -> (f32, f32) {
-        let bound = if min_negative { 0.0 } else { f32::INFINITY };
-        let low = self.x.iter().copied().fold(f32::INFINITY, f32::min).min(bound);
-        let top = self.x.iter().copied().fold(f32::NEG_INFINITY, f32::max).max(low);
-        // Where no candidate's error is finite, a block of the minimum as it can be stored.
-        let (scale, minimum) = round(0.0, low);
-        let mut best = (scale, minimum, f32::INFINITY);
-        let mut consider = |scale: f32, minimum: f32| {
-            let (scale, minimum) = round(scale, minimum);
-            let error = self.affine_error(scale, minimum, high);
-            if error < best.2 {
-                best = (scale, minimum, error);
-            }
-        };
-        consider((top - low) / high as f32, low);
-        if effort == Effort::Search && top > low {
-            for step in 0..=AFFINE_STEPS {
-                let inverse = (AFFINE_FIRST + 0.05 * step as f32 + high as f32) / (top - low);
-                if let Some((scale, minimum)) = self.fit_affine(inverse, low, high, min_negative) {
-                    consider(scale, minimum);
-                }
-            }
-        }
-        (best.0, best.1)
-    }
-
-    /// The least-squares scale and minimum of the codes that a range gives.
-    fn fit_affine(&self, inverse: f32, low: f32, high: i32, min_negative: bool) -> Option<(f32, f32)> {
-        let high = high as f32;
-        let [w_sum, x_sum, q_sum, xq, qq] = sums(self, |x, w| {
-            let q = level(x - low, inverse, 0.0, high);
-            [w, w * x, w * q, w * x * q, w * q * q]
-        });
-        let determinant = w_sum * qq - q_sum * q_sum;
-        if determinant <= 0.0 {
-            return None;
-        }
-        let scale = (w_sum * xq - x_sum * q_sum) / determinant;
-        let minimum = (qq * x_sum - q_sum * xq) / determinant;
-        if min_negative && minimum > 0.0 {
-            return (qq > 0.0).then(|| (xq / qq, 0.0));
-        }
-        (scale > 0.0).then_some((scale, minimum))
-    }
+/// Room for a block of each row.
+pub(super) const fn room<const N: usize>() -> [OfRows; N] {
+    [[0.0; BLOCK_ROWS]; N]
 }
