@@ -85,29 +85,32 @@ fn failures(
     folds: &[Option<Fold>],
 ) -> Result<Vec<(usize, f64)>, ModelError> {
     let folded = Network::open(scaled, network.kernels())?;
-    let mut failed = Vec::new();
     let blocks: BTreeSet<usize> = mappings.iter().map(|mapping| mapping.block).collect();
-    for block in blocks {
-        let own: Vec<(usize, &Fold)> = (folds.iter().enumerate())
-            .filter(|(index, _)| mappings[*index].block == block)
-            .filter_map(|(index, fold)| Some((index, fold.as_ref()?)))
-            .collect();
-        if own.is_empty() || holds(network.block_difference(&folded, block)?) {
-            continue;
-        }
-        let before = failed.len();
-        for (index, fold) in &own {
-            let alone = model.scaled(*fold);
-            let difference = network.block_difference(&Network::open(&alone, network.kernels())?, block)?;
-            if !holds(difference) {
-                failed.push((*index, difference));
+    let failed: Result<Vec<Vec<(usize, f64)>>, ModelError> = blocks
+        .into_par_iter()
+        .map(|block| {
+            let own: Vec<(usize, &Fold)> = (folds.iter().enumerate())
+                .filter(|(index, _)| mappings[*index].block == block)
+                .filter_map(|(index, fold)| Some((index, fold.as_ref()?)))
+                .collect();
+            let mut failed = Vec::new();
+            if own.is_empty() || holds(network.block_difference(&folded, block)?) {
+                return Ok(failed);
             }
-        }
-        if failed.len() == before {
-            failed.extend(own.iter().map(|(index, _)| (*index, f64::NAN)));
-        }
-    }
-    Ok(failed)
+            for (index, fold) in &own {
+                let alone = model.scaled(*fold);
+                let difference = network.block_difference(&Network::open(&alone, network.kernels())?, block)?;
+                if !holds(difference) {
+                    failed.push((*index, difference));
+                }
+            }
+            if failed.is_empty() {
+                failed.extend(own.iter().map(|(index, _)| (*index, f64::NAN)));
+            }
+            Ok(failed)
+        })
+        .collect();
+    Ok(failed?.concat())
 }
 
 /// Not a number does not hold.

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Our GGUF files beside llama-quantize's own, type by type, on SmolLM2.
 
-    REWEIGHT=target/release/reweight tools/compare-llama-gguf.py [--perplexity TEXT] [SCHEME...]
+    REWEIGHT=target/release/reweight tools/compare-llama-gguf.py [--perplexity TEXT] [--times RUNS] [--imatrix FILE] [SCHEME...]
 
 Needs what tools/compare-llama-quantize.sh builds under target/llama.cpp (run it first). Both start from the same F16 file.
 Printed for each type in a file: tensors, median and largest ratio of our mean squared error to llama.cpp's, and whether
 every tensor has the type that llama.cpp gives it. With --perplexity also what llama-perplexity makes of both (build it
 with `cmake --build target/llama.cpp/build --target llama-perplexity`; it runs with --no-repack, because the build of
-llama-cpp-python 0.3.36 ends in a segmentation fault with it, on its own files too).
+llama-cpp-python 0.3.36 ends in a segmentation fault with it, on its own files too). With --times both take turns so many times; printed
+are the median wall and processor times of each and how many times as fast we are. --imatrix is given to both.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import re
 import statistics
 import subprocess
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LLAMA = ROOT / "target/llama.cpp"
@@ -41,17 +43,38 @@ def perplexity(file, text):
     return float(re.search(r"PPL = ([0-9.]+)", run(*words)).group(1))
 
 
+def timed(*words):
+    before, start = os.times(), time.monotonic()
+    run(*words)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.monotonic() - start, used
+
+
+def race(runs, ours, theirs):
+    """Wall and processor seconds of both, in turns."""
+    rounds = [(timed(*ours), timed(*theirs)) for _ in range(runs)]
+    of = lambda who, what: statistics.median(one[who][what] for one in rounds)
+    for what, name in enumerate(("wall", "processor")):
+        print(f"    {name} {of(0, what):.2f} s, llama-quantize {of(1, what):.2f} s: {of(1, what) / of(0, what):.2f} times as fast")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("schemes", nargs="*", default=SCHEMES, metavar="SCHEME")
     parser.add_argument("--perplexity", metavar="TEXT")
+    parser.add_argument("--times", type=int, default=0, metavar="RUNS")
+    parser.add_argument("--imatrix", metavar="FILE")
     options = parser.parse_args()
     reweight, source = os.environ.get("REWEIGHT", str(ROOT / "target/release/reweight")), LLAMA / "f16.gguf"
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = pathlib.Path(folder) / "ours.gguf", pathlib.Path(folder) / "theirs.gguf"
         for scheme in options.schemes:
-            run(reweight, "quantize", source, ours, "--to", "gguf", "--scheme", scheme, "--force", "--quiet")
-            run(LLAMA / "build/bin/llama-quantize", source, theirs, scheme.upper())
+            stats, matrix = (["--stats", options.imatrix], ["--imatrix", options.imatrix]) if options.imatrix else ([], [])
+            our_words = [reweight, "quantize", source, ours, "--to", "gguf", "--scheme", scheme, "--force", "--quiet", *stats]
+            their_words = [LLAMA / "build/bin/llama-quantize", *matrix, source, theirs, scheme.upper()]
+            run(*our_words)
+            run(*their_words)
             our, their = errors(reweight, source, ours), errors(reweight, source, theirs)
             same = all(our[name][0] == their[name][0] for name in their)
             ratios = {}
@@ -63,6 +86,11 @@ def main():
                 for kind, found in sorted(ratios.items())
             )
             print(f"{scheme}: {told}; {'the same types' if same else 'OTHER TYPES'}")
+            if options.times:
+                race(options.times, our_words, their_words)
+                if scheme == "q4_0":
+                    print("    by --method rtn, the whole range as llama-quantize takes it:")
+                    race(options.times, [*our_words, "--method", "rtn"], their_words)
             if options.perplexity:
                 found = [perplexity(file, options.perplexity) for file in (ours, theirs)]
                 print(f"    perplexity {found[0]:.4f}, llama-quantize {found[1]:.4f}")

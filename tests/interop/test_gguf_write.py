@@ -65,7 +65,8 @@ def test_every_type_dequantizes_to_our_values(wide, reweight, tmp_path, kind, me
     for name, weight in expected.items():
         error = (weight.double() - source[name].double()).square().mean().item()
         if kind not in ("F16", "BF16"):
-            assert told[name]["error_mse"] == pytest.approx(error, rel=1e-9)
+            # Errors are summed in f32 over 256 values before f64 takes them.
+            assert told[name]["error_mse"] == pytest.approx(error, rel=1e-6)
             assert method == "rtn" or told[name]["error_mse"] <= told[name]["error_mse_rtn"]
 
 

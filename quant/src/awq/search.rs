@@ -15,7 +15,7 @@ use crate::store::{Model, Weight};
 use crate::tensor::Dtype;
 
 /// Rows of a matrix on which every exponent is tried.
-const GLANCED_ROWS: usize = 24;
+const GLANCED_ROWS: usize = 16;
 
 /// Rows on which those about the best are tried.
 const SAMPLED_ROWS: usize = 48;
@@ -115,7 +115,7 @@ struct Scratch {
 impl Search<'_> {
     /// Searches every mapping, on all threads; results are in their order and do not depend on the number of threads.
     ///
-    /// Cost: 21 trials of 24 rows of each layer, up to 8 of 48, then two of 192.
+    /// Cost: 21 trials of 16 rows of each layer, up to 8 of 48, then two of 192.
     #[must_use]
     pub fn run(&self, mappings: &[Mapping], done: &(dyn Fn(&Mapping) + Sync)) -> Vec<Chosen> {
         let one = |mapping: &Mapping| {
@@ -159,7 +159,8 @@ impl Search<'_> {
         for form in self.forms {
             // Few rows tell where to look, more of them what is best there.
             let mut coarse = (0, nothing);
-            for step in 0..=N_RATIOS {
+            // An exponent of 0 in the plain form is to do nothing.
+            for step in usize::from(*form == Form::Plain)..=N_RATIOS {
                 let error = tried(*form, step as f32 / N_RATIOS as f32, GLANCED_ROWS);
                 if error < coarse.1 {
                     coarse = (step, error);
@@ -174,6 +175,9 @@ impl Search<'_> {
                 }
                 own.0
             };
+            if coarse.0 == 0 && *form == Form::Plain {
+                coarse.0 = 1;
+            }
             let mut around = consider(coarse.0 as f32 / N_RATIOS as f32);
             for spread in [0.05, 0.025, 0.0125] {
                 let center = around;
