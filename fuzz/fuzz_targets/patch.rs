@@ -23,6 +23,7 @@ fuzz_target!(|data: &[u8]| {
         let mut predicted = vec![0; 40 * float.bytes()];
         std::hint::black_box(undo::decode(float, data, &mut predicted));
     }
+    std::hint::black_box(undo::decode_bytes(data, &mut [0; 80]));
     // The first byte says how much of the rest is the configuration.
     if let Some((&length, rest)) = data.split_first() {
         let (config, weights) = rest.split_at(rest.len().min(4 * usize::from(length)));

@@ -57,8 +57,8 @@ pub enum PatchError {
         /// What the model has.
         found: Box<str>,
     },
-    /// Weights that are not plain floating point.
-    #[error("tensor {tensor:?} of `{}` is stored as {found}; patches change F64, F32, F16 and BF16", model.display())]
+    /// Weights that cannot be given other values.
+    #[error("tensor {tensor:?} of `{}` is stored as {found}, which cannot be given other values", model.display())]
     Storage {
         /// The model.
         model: PathBuf,
@@ -80,6 +80,16 @@ pub enum PatchError {
         expected: Box<str>,
         /// BLAKE3 of the model's base.
         found: Box<str>,
+    },
+    /// A change that cannot be kept beside the weights.
+    #[error("patch {patch:?} cannot be a side term: its change of tensor {tensor:?} {what}")]
+    Side {
+        /// Name of the patch.
+        patch: String,
+        /// The tensor.
+        tensor: String,
+        /// What it does.
+        what: &'static str,
     },
     /// The same patch again.
     #[error("patch {patch:?} is on `{}` already, with strength {strength}", model.display())]
@@ -182,12 +192,6 @@ pub enum PatchError {
     /// Nothing to make a patch of.
     #[error("no tensor differs: there is nothing to make a patch of")]
     NoChange,
-    /// A layout whose weights are not changed.
-    #[error("`{}` is one .gguf file; patches change .safetensors", model.display())]
-    Gguf {
-        /// The model.
-        model: PathBuf,
-    },
     /// Stopped from outside; nothing was changed.
     #[error("interrupted; nothing was changed")]
     Interrupted,
@@ -231,7 +235,6 @@ impl PatchError {
                 "put the weights back that the ledger speaks of; what was done to them since is not known"
             }
             Self::Storage { .. } => "patch the unquantized model, then quantize it",
-            Self::Gguf { .. } => "`reweight convert` makes a folder of it",
             Self::Overflow { .. } => "a smaller strength, or a base of a wider type",
             _ => return None,
         };

@@ -12,10 +12,11 @@ use std::path::Path;
 
 use reweight_quant::error::FileError;
 use reweight_quant::limits;
+use reweight_quant::requantize::Energy;
 use serde::{Deserialize, Serialize};
 
 use crate::PatchError;
-use crate::patch::Kind;
+use crate::patch::{Kind, Patch};
 use crate::tensor::PIECE;
 
 /// The version of the document's keys, and of what undo records are coded against.
@@ -39,6 +40,9 @@ pub struct Ledger {
     pub patches: Vec<PatchRecord>,
     /// What was changed, in natural order of names.
     pub tensors: Vec<TensorRecord>,
+    /// What patches beside the weights change and no other does.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub side_tensors: Vec<SideRecord>,
     /// Elements of an undo record.
     pub piece: usize,
     /// Bytes of `undo.bin`.
@@ -68,6 +72,24 @@ pub struct PatchRecord {
     pub transfer: bool,
     /// Bytes of its file.
     pub bytes: u64,
+    /// Whether it stays beside the weights.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub side: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// A tensor that only patches beside the weights speak of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SideRecord {
+    /// Its name.
+    pub name: String,
+    /// BLAKE3 of its bytes, which are the base's.
+    pub base_blake3: String,
 }
 
 /// A tensor that was changed.
@@ -86,6 +108,19 @@ pub struct TensorRecord {
     pub undo_offset: u64,
     /// Bytes of each record.
     pub undo_lengths: Vec<u32>,
+    /// What quantizing it again left of its change, where it is quantized.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub energy: Option<ChangeEnergy>,
+}
+
+/// Sums of squares over a quantized tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeEnergy {
+    /// Of the change that all patches together ask for.
+    pub wanted: f64,
+    /// Of what is stored less what was asked for.
+    pub lost: f64,
 }
 
 impl TensorRecord {
@@ -102,6 +137,7 @@ impl Ledger {
     pub fn new(
         patches: Vec<PatchRecord>,
         tensors: Vec<TensorRecord>,
+        side_tensors: Vec<SideRecord>,
         undo_blake3: String,
         base_manifest_blake3: Option<String>,
     ) -> Self {
@@ -111,6 +147,7 @@ impl Ledger {
             tool: concat!("reweight ", env!("CARGO_PKG_VERSION")).to_owned(),
             patches,
             tensors,
+            side_tensors,
             piece: PIECE,
             undo_bytes,
             undo_blake3,
@@ -193,6 +230,17 @@ impl Ledger {
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorRecord> {
         self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// What became of the change in those quantized tensors that a patch is for; nothing is wanted where there is none.
+    #[must_use]
+    pub fn energy_of(&self, patch: &Patch) -> Energy {
+        let is_side = self.patches.iter().any(|record| record.blake3 == patch.digest() && record.side);
+        let own = self.tensors.iter().filter(|tensor| !is_side && patch.entry(&tensor.name).is_some());
+        own.filter_map(|tensor| tensor.energy).fold(Energy::default(), |mut total, ChangeEnergy { wanted, lost }| {
+            total.add(Energy { wanted, lost });
+            total
+        })
     }
 
     /// Bytes of the tensors that were changed.

@@ -21,6 +21,7 @@ pub mod patch;
 pub mod place;
 pub mod rewrite;
 pub mod shards;
+pub mod side;
 pub mod signature;
 pub mod state;
 mod tensor;

@@ -33,6 +33,18 @@ impl Product {
         }
     }
 
+    /// The factor on the left, rows by rank, the scale in it.
+    #[must_use]
+    pub fn left(&self) -> &[f64] {
+        &self.left
+    }
+
+    /// The factor on the right, rank by columns.
+    #[must_use]
+    pub fn right(&self) -> &[f64] {
+        &self.right
+    }
+
     /// Elements from `start` on, row-major.
     ///
     /// # Panics

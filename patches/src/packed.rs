@@ -59,19 +59,37 @@ pub struct Packed<'a> {
 }
 
 impl Packed<'_> {
-    /// Values from element `start` on, which begins a group.
+    /// Values from element `start` on.
     ///
     /// # Panics
-    /// Where the range is outside, or begins within a group.
+    /// Where the range is outside.
     pub fn read(&self, start: usize, out: &mut [f64]) {
-        assert_eq!(start % GROUP, 0, "ranges begin with a group");
-        for (index, out) in out.chunks_mut(GROUP).enumerate() {
-            let group = start / GROUP + index;
-            let scale = f64::from(bf16::from_le_bytes([self.scales[2 * group], self.scales[2 * group + 1]]).to_f32());
-            let codes = &self.codes[group * self.bits.group_bytes()..(group + 1) * self.bits.group_bytes()];
-            for (element, value) in out.iter_mut().enumerate() {
-                *value = scale * (f64::from(code_at(codes, self.bits, element)) + self.bits.lowest());
+        let (head, rest) = out.split_at_mut((start.next_multiple_of(GROUP) - start).min(out.len()));
+        self.read_group(start / GROUP, start % GROUP, head);
+        for (index, out) in rest.chunks_mut(GROUP).enumerate() {
+            self.read_group(start.div_ceil(GROUP) + index, 0, out);
+        }
+    }
+
+    /// Codes of all elements from the first on, counted from 0.
+    pub(crate) fn read_codes(&self, out: &mut [u8]) {
+        let bytes = self.bits.group_bytes();
+        for (codes, out) in self.codes.chunks_exact(bytes).zip(out.chunks_mut(GROUP)) {
+            for (element, code) in out.iter_mut().enumerate() {
+                *code = code_at(codes, self.bits, element);
             }
+        }
+    }
+
+    /// Values of a group from its element `first` on.
+    fn read_group(&self, group: usize, first: usize, out: &mut [f64]) {
+        if out.is_empty() {
+            return;
+        }
+        let scale = f64::from(bf16::from_le_bytes([self.scales[2 * group], self.scales[2 * group + 1]]).to_f32());
+        let codes = &self.codes[group * self.bits.group_bytes()..(group + 1) * self.bits.group_bytes()];
+        for (element, value) in out.iter_mut().enumerate() {
+            *value = scale * (f64::from(code_at(codes, self.bits, first + element)) + self.bits.lowest());
         }
     }
 }
@@ -158,7 +176,11 @@ mod tests {
                 let (codes, scales) = pack(&values, bits);
                 assert_eq!((codes.len(), scales.len()), (bits.code_bytes(n), 2 * n.div_ceil(64)));
                 let mut back = vec![0.0; n];
-                Packed { bits, codes: &codes, scales: &scales }.read(0, &mut back);
+                let packed = Packed { bits, codes: &codes, scales: &scales };
+                packed.read(0, &mut back);
+                let mut part = vec![0.0; n / 2];
+                packed.read(n / 3, &mut part);
+                assert_eq!(part, back[n / 3..][..n / 2], "{bits:?}, {n}");
                 for (value, back) in values.iter().zip(&back) {
                     // Half a step of the grid over a range of 2e-3; cutting off at most doubles it.
                     assert!((value - back).abs() <= 2.0 * bound * 1e-3, "{bits:?}, {n}: {value} {back}");

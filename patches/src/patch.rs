@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use reweight_quant::error::FileError;
 use reweight_quant::store::safetensors::{NewTensor, SafetensorsFile, TensorEntry, layout};
-use reweight_quant::store::{Bytes, rename};
+use reweight_quant::store::{Bytes, Weight, rename};
 use reweight_quant::tensor::{Dtype, n_elements, shape_text};
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,6 @@ use crate::function::{Replacement, Term};
 use crate::low_rank::{Magnitudes, Product};
 use crate::packed::{Bits, GROUP, Packed};
 use crate::shards::Shards;
-use crate::tensor::FloatTensor;
 use crate::values::Float;
 
 /// What the file's metadata says of its format.
@@ -269,8 +268,8 @@ impl Patch {
     ///
     /// # Errors
     /// `PatchError::Shape`.
-    pub(crate) fn check_shape(&self, entry: &Entry, tensor: &FloatTensor<'_>, model: &Path) -> Result<(), PatchError> {
-        let found = &tensor.weight.shape;
+    pub(crate) fn check_shape(&self, entry: &Entry, weight: &Weight, model: &Path) -> Result<(), PatchError> {
+        let found = &weight.shape;
         let fits = match entry.change {
             Change::Shards { .. } => found.len() == 2 && found.first() == entry.shape.first(),
             _ => *found == entry.shape,
@@ -285,6 +284,53 @@ impl Patch {
             expected: shape_text(&entry.shape).into(),
             found: shape_text(found).into(),
         })
+    }
+
+    /// Requires that a change is one of a matrix of that size.
+    ///
+    /// # Errors
+    /// `PatchError::Shape`.
+    pub(crate) fn check_matrix(&self, entry: &Entry, (rows, columns): (usize, usize)) -> Result<(), PatchError> {
+        let found = [rows, columns];
+        let fits = match entry.change {
+            Change::Shards { .. } => entry.shape.first() == Some(&rows),
+            _ => entry.shape == found,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(PatchError::Shape {
+            patch: self.header.name.clone(),
+            tensor: entry.name.clone(),
+            model: self.path().to_owned(),
+            expected: shape_text(&entry.shape).into(),
+            found: shape_text(&found).into(),
+        })
+    }
+
+    /// Codes from 0 up, one a byte, scales, and the bits of a code, of a change in groups.
+    pub(crate) fn codes(&self, entry: &Entry) -> (Vec<u8>, Vec<f32>, u8) {
+        let Change::Packed { bits } = entry.change else { return (Vec::new(), Vec::new(), 0) };
+        let n = n_elements(&entry.shape).unwrap_or(0);
+        let width = Bits::new(bits).expect("the bits were checked when the file was opened");
+        let packed = Packed { bits: width, codes: self.data(entry, "codes"), scales: self.data(entry, "scales") };
+        let mut codes = vec![0; n];
+        packed.read_codes(&mut codes);
+        let scales = packed.scales.as_chunks::<2>().0.iter().map(|scale| half::bf16::from_le_bytes(*scale).to_f32());
+        (codes, scales.collect(), bits)
+    }
+
+    /// The factors of a change of low rank, `rank * columns` and `rows * rank` values, the scale in the latter.
+    pub(crate) fn factors(&self, entry: &Entry, columns: usize) -> (Vec<f32>, Vec<f32>) {
+        let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
+        match self.term(entry, &[entry.shape.first().copied().unwrap_or(0), columns]) {
+            Ok(Term::LowRank { product, .. }) => (narrow(product.right()), narrow(product.left())),
+            Ok(Term::Shards(shards)) => {
+                let (down, up) = shards.factors();
+                (down, narrow(up))
+            }
+            _ => (Vec::new(), Vec::new()),
+        }
     }
 
     /// The change of a tensor, ready to be computed; its shape was checked.

@@ -20,6 +20,14 @@ impl Shards {
         Self { turned, rank, columns }
     }
 
+    /// The same as a product: which inputs go to each row of the block, `rank` by columns, and the block, outputs by `rank`.
+    #[must_use]
+    pub fn factors(&self) -> (Vec<f32>, &[f64]) {
+        let (rank, columns) = (self.rank, self.columns);
+        let down = (0..rank).flat_map(|row| (0..columns).map(move |column| f32::from(column % rank == row)));
+        (down.collect(), &self.turned)
+    }
+
     /// Elements from `start` on, row-major.
     ///
     /// # Panics

@@ -375,7 +375,7 @@ impl<'a> Triple<'a> {
     /// The bytes of each part, and the energy that storing them loses.
     fn parts(&self, sources: Sources<'_>, options: &Options, replace: bool) -> Result<(Vec<Vec<u8>>, f64), PatchError> {
         if replace {
-            return Ok((vec![self.robust.plain.data().to_vec()], 0.0));
+            return Ok((vec![self.robust.bytes(0, self.robust.n_elements()).to_vec()], 0.0));
         }
         let n = self.clean.n_elements();
         let sums = self.sums(sources)?;

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use reweight_quant::store::folder::Folder;
-use reweight_quant::store::{Bytes, Model, ModelLayout};
+use reweight_quant::store::{Bytes, Model, ModelLayout, Weight};
 
 use crate::function::Function;
 use crate::ledger::{self, Ledger, PatchRecord, TensorRecord};
 use crate::place::Place;
-use crate::tensor::FloatTensor;
+use crate::tensor::find;
 use crate::update::{Recovered, recover};
-use crate::{Patch, PatchError};
+use crate::{Patch, PatchError, side};
 
 /// A patch with its strength, on a model or about to be.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Applied {
     pub strength: f64,
     /// Whether it may be on another base than it was made for.
     pub transfer: bool,
+    /// Whether it stays beside the weights, whose bytes are not touched.
+    pub side: bool,
 }
 
 /// An opened model with its ledger.
@@ -40,7 +42,7 @@ pub struct State {
     undo: Bytes,
 }
 
-/// Opens a model folder or a `.safetensors` file with its ledger, and finishes or removes an update that a killed process left.
+/// Opens a model folder, a `.safetensors` or a `.gguf` file with its ledger, and finishes or removes an update that a killed process left.
 ///
 /// Cost: reads headers, the ledger and its patches, and hashes the latter and the undo records; no weights.
 ///
@@ -51,10 +53,33 @@ pub fn open(path: &Path) -> Result<State, PatchError> {
     let recovered = recover(&place)?;
     let model = Model::open(path)?;
     match model.layout() {
-        ModelLayout::Gguf => Err(PatchError::Gguf { model: path.to_owned() }),
-        ModelLayout::Safetensors => State::new(model, None, place, recovered),
         ModelLayout::Folder => State::new(model, Some(Folder::on_disk(path)), place, recovered),
+        ModelLayout::Gguf if path.is_dir() => State::new(model, Some(Folder::on_disk(path)), place, recovered),
+        ModelLayout::Gguf | ModelLayout::Safetensors => State::new(model, None, place, recovered),
     }
+}
+
+/// Opens a model as its readers see it: with the patches that its ledger keeps beside the weights.
+///
+/// Cost: as `Model::open`, and where there is a ledger that of [`open`]; an update that was killed is left to verbs that patch.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with_side_terms(path: &Path) -> Result<Model, PatchError> {
+    let (model, place) = (Model::open(path)?, Place::of(path));
+    let is_folder = path.is_dir();
+    if !Ledger::read(&place.ledger)?.is_some_and(|ledger| ledger.patches.iter().any(|patch| patch.side)) {
+        return Ok(model);
+    }
+    let state = State::new(model, is_folder.then(|| Folder::on_disk(path)), place, None)?;
+    for applied in state.patches.iter().filter(|applied| applied.side) {
+        for entry in &applied.patch.header().tensors {
+            let weight = find(&state.model, &entry.name, &applied.name)?;
+            applied.patch.check_shape(entry, weight, path)?;
+            side::check(applied, entry)?;
+        }
+    }
+    Ok(side::attach(&state))
 }
 
 /// Opens a folder that may live in the program itself; such a one has no ledger.
@@ -73,10 +98,6 @@ impl State {
         place: Place,
         recovered: Option<Recovered>,
     ) -> Result<Self, PatchError> {
-        let is_gguf = model.weights().iter().any(|w| matches!(w.storage, reweight_quant::store::Storage::Ggml(_)));
-        if is_gguf {
-            return Err(PatchError::Gguf { model: model.path().to_owned() });
-        }
         let on_disk = folder.as_ref().is_none_or(|folder| folder.directory().is_some());
         let ledger = if on_disk { Ledger::read(&place.ledger)? } else { None };
         let (mut patches, mut undo, mut records) = (Vec::new(), Bytes::from_static(&[]), HashMap::new());
@@ -179,10 +200,10 @@ impl State {
     }
 }
 
-/// What a set of patches makes of a tensor; `None` where none changes it.
+/// What a set of patches makes of a tensor; `None` where none changes its bytes.
 pub(crate) fn function<'a>(
     set: &'a [Applied],
-    tensor: &FloatTensor<'_>,
+    weight: &Weight,
     model: &Path,
 ) -> Result<Option<Function<'a>>, PatchError> {
     let mut order: Vec<&Applied> = set.iter().collect();
@@ -190,9 +211,9 @@ pub(crate) fn function<'a>(
     let mut function = Function::default();
     let mut any = false;
     for applied in order {
-        if let Some(entry) = applied.patch.entry(&tensor.weight.name) {
-            applied.patch.check_shape(entry, tensor, model)?;
-            function.push(applied.strength, applied.patch.term(entry, &tensor.weight.shape));
+        if let Some(entry) = applied.patch.entry(&weight.name).filter(|_| !applied.side) {
+            applied.patch.check_shape(entry, weight, model)?;
+            function.push(applied.strength, applied.patch.term(entry, &weight.shape));
             any = true;
         }
     }
@@ -206,8 +227,8 @@ fn stored(folder: &Path, record: &PatchRecord) -> Result<Applied, PatchError> {
         let what = format!("was edited: expected digest {}, found {}", record.blake3, patch.digest());
         return Err(PatchError::Ledger { path, what });
     }
-    let PatchRecord { name, strength, transfer, .. } = record.clone();
-    Ok(Applied { name, patch: Arc::new(patch), strength, transfer })
+    let PatchRecord { name, strength, transfer, side, .. } = record.clone();
+    Ok(Applied { name, patch: Arc::new(patch), strength, transfer, side })
 }
 
 fn check_undo(path: &Path, ledger: &Ledger, undo: &Bytes) -> Result<(), PatchError> {

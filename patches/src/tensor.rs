@@ -1,9 +1,10 @@
-//! A plain floating-point tensor of a model, as patches see it.
+//! A tensor of a model, as patches see it: floating-point elements, or codes that stand for such.
 
+use std::ops::Range;
 use std::path::Path;
 
-use reweight_quant::store::weight::PlainTensor;
-use reweight_quant::store::{Model, Storage, Weight};
+use reweight_quant::requantize;
+use reweight_quant::store::{Bytes, Model, Storage, Weight};
 
 use crate::PatchError;
 use crate::values::Float;
@@ -11,11 +12,44 @@ use crate::values::Float;
 /// Elements worked on at a time; whole groups of packed changes.
 pub(crate) const PIECE: usize = 1 << 17;
 
+/// A tensor that patches can change.
+#[derive(Clone, Debug)]
+pub(crate) enum Target<'a> {
+    /// Every element by itself.
+    Float(FloatTensor<'a>),
+    /// Quantized: changed as a whole, row by row.
+    Coded(&'a Weight),
+}
+
+impl<'a> Target<'a> {
+    /// # Errors
+    /// `PatchError::Storage` where it is of integers, scaled, or quantized in a way that is not written here.
+    pub(crate) fn of(weight: &'a Weight, model: &Path) -> Result<Self, PatchError> {
+        if let Some(float) = FloatTensor::if_float(weight) {
+            return Ok(Self::Float(float));
+        }
+        let refused =
+            |found: String| Err(PatchError::Storage { model: model.to_owned(), tensor: weight.name.clone(), found });
+        let parts = weight.stored_parts();
+        if weight.scaling.is_some() || matches!(weight.storage, Storage::Plain(_)) || !weight.is_float() {
+            return refused(weight.stored_as());
+        }
+        if let Some(why) = requantize::limit(weight) {
+            return refused(format!("{} ({why})", weight.stored_as()));
+        }
+        if parts.iter().any(|(bytes, _)| !bytes.is_same(parts[0].0)) {
+            return refused(format!("{} in several files", weight.stored_as()));
+        }
+        Ok(Self::Coded(weight))
+    }
+}
+
 /// Where a tensor's elements are and what they are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FloatTensor<'a> {
     pub(crate) weight: &'a Weight,
-    pub(crate) plain: &'a PlainTensor,
+    source: &'a Bytes,
+    range: Range<usize>,
     pub(crate) float: Float,
 }
 
@@ -32,12 +66,13 @@ impl<'a> FloatTensor<'a> {
 
     /// The same, or nothing.
     pub(crate) fn if_float(weight: &'a Weight) -> Option<Self> {
-        match &weight.storage {
-            Storage::Plain(plain) if weight.scaling.is_none() => {
-                Float::of(plain.dtype).map(|float| Self { weight, plain, float })
-            }
-            _ => None,
-        }
+        let (source, range, dtype) = match &weight.storage {
+            Storage::Plain(plain) => (&plain.bytes, plain.range.clone(), plain.dtype),
+            Storage::Ggml(rows) => (&rows.bytes, rows.range.clone(), rows.plain_dtype()?),
+            Storage::Packed(_) => return None,
+        };
+        let float = Float::of(dtype).filter(|_| weight.scaling.is_none())?;
+        Some(Self { weight, source, range, float })
     }
 
     pub(crate) fn n_elements(&self) -> usize {
@@ -47,7 +82,12 @@ impl<'a> FloatTensor<'a> {
     /// Stored bytes of a range of elements.
     pub(crate) fn bytes(&self, start: usize, len: usize) -> &'a [u8] {
         let width = self.float.bytes();
-        &self.plain.data()[start * width..(start + len) * width]
+        &self.source[self.range.clone()][start * width..(start + len) * width]
+    }
+
+    /// Where in its file its bytes begin.
+    pub(crate) const fn place(&self) -> usize {
+        self.range.start
     }
 
     /// Values of a range of elements.
@@ -62,8 +102,13 @@ impl<'a> FloatTensor<'a> {
 
     /// Says that its pages need not stay.
     pub(crate) fn release(&self) {
-        self.plain.bytes.release(self.plain.range.clone());
+        self.source.release(self.range.clone());
     }
+}
+
+/// Says that pages of a tensor need not stay.
+pub(crate) fn release(weight: &Weight) {
+    weight.stored_parts().into_iter().for_each(|(bytes, range)| bytes.release(range));
 }
 
 /// The weight of that name, which the model must have.

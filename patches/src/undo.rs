@@ -37,6 +37,38 @@ pub fn decode(float: Float, record: &[u8], predicted: &mut [u8]) -> Option<()> {
     }
 }
 
+/// Bytes of a record of [`encode_bytes`].
+pub const BYTES_PIECE: usize = 1 << 18;
+
+const TURNED: u8 = 2;
+const WHOLE: u8 = 3;
+
+/// Codes bytes against others in their place: for quantized tensors, of which nothing can be foretold but that what did not change is
+/// the same. The shorter of the bits that are turned and the bytes themselves, compressed.
+///
+/// # Panics
+/// Where the lengths differ.
+#[must_use]
+pub fn encode_bytes(base: &[u8], now: &[u8]) -> Vec<u8> {
+    assert_eq!(base.len(), now.len(), "a byte for each byte");
+    let turned: Vec<u8> = base.iter().zip(now).map(|(base, now)| base ^ now).collect();
+    let (turned, whole) = (compress(TURNED, &turned), compress(WHOLE, base));
+    if turned.len() <= whole.len() { turned } else { whole }
+}
+
+/// Turns bytes into those of the base; `None` where the record is none of so many.
+#[must_use]
+pub fn decode_bytes(record: &[u8], now: &mut [u8]) -> Option<()> {
+    let (&coding, compressed) = record.split_first()?;
+    let bytes = zstd::bulk::decompress(compressed, now.len()).ok().filter(|bytes| bytes.len() == now.len())?;
+    match coding {
+        TURNED => now.iter_mut().zip(&bytes).for_each(|(now, turned)| *now ^= turned),
+        WHOLE => now.copy_from_slice(&bytes),
+        _ => return None,
+    }
+    Some(())
+}
+
 fn encode_words<W: Word>(base: &[u8], predicted: &[u8]) -> Vec<u8> {
     let pairs = base.chunks_exact(W::BYTES).zip(predicted.chunks_exact(W::BYTES));
     let codes: Vec<u64> = pairs.map(|(base, predicted)| W::zigzag(W::key(base), W::key(predicted))).collect();
@@ -151,6 +183,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn bytes_come_back_from_any_others() {
+        let base: Vec<u8> = (0..5000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for every in [1, 100, 10_000] {
+            let mut now: Vec<u8> = base.iter().enumerate().map(|(i, b)| b ^ u8::from(i % every == 0)).collect();
+            let record = encode_bytes(&base, &now);
+            assert!(record.len() < 5100 && (every == 1 || record.len() < 500), "{every}: {}", record.len());
+            for cut in 0..record.len() {
+                assert_eq!(decode_bytes(&record[..cut], &mut now.clone()), None, "{cut}");
+            }
+            assert_eq!(decode_bytes(&record, &mut vec![0; 4999]), None);
+            assert_eq!(decode_bytes(&record, &mut now), Some(()));
+            assert_eq!(now, base);
+        }
+        assert_eq!(decode_bytes(&encode_bytes(&[], &[]), &mut []), Some(()));
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn put<const N: usize>(values: &[f64], out: &mut [u8], convert: impl Fn(f64) -> 
 /// The f32 next to a value on the side of zero, with its last bit set where that is not the value itself. Rounding it to a type
 /// of at most 22 bits of precision gives what rounding the value would: the set bit keeps it off every tie.
 /// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.)
-fn round_to_odd(value: f64) -> f32 {
+pub(crate) fn round_to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     let back = f64::from(nearest);
     let towards_zero = nearest.to_bits().wrapping_sub(u32::from(back.abs() > value.abs()));

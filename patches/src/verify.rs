@@ -37,5 +37,13 @@ pub fn verify(state: &State) -> Result<Vec<Problem>, PatchError> {
             problems.push(Problem { tensor: record.name.clone(), what, expected: expected.clone(), found });
         }
     }
+    for record in &state.require_ledger()?.side_tensors {
+        let weight = state.model().weight(&record.name);
+        let found = weight.map_or_else(|| "nothing".to_owned(), |weight| weight.digest().to_string());
+        if found != record.base_blake3 {
+            let (tensor, expected) = (record.name.clone(), record.base_blake3.clone());
+            problems.push(Problem { tensor, what: "base", expected, found });
+        }
+    }
     Ok(problems)
 }

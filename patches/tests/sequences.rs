@@ -214,7 +214,9 @@ fn step(state: &State, known: &[Known], set: &mut BTreeMap<usize, f64>, random: 
         set.iter().map(|(&index, &strength)| (index, strength)).filter(|&(index, _)| !on(&known[index])).collect();
     for (index, strength) in new {
         let (name, patch) = (format!("p{index}"), Arc::clone(&known[index].patch));
-        applied = state.with(applied, Applied { name, patch, strength, transfer: false }).expect("it is not on yet");
+        applied = state
+            .with(applied, Applied { name, patch, strength, transfer: false, side: false })
+            .expect("it is not on yet");
     }
     applied
 }

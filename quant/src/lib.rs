@@ -15,6 +15,7 @@ pub mod memory;
 pub mod pack;
 pub mod pattern;
 pub mod plan;
+pub mod requantize;
 pub mod roles;
 pub mod scheme;
 pub mod stats;

@@ -132,7 +132,7 @@ Examples:
   reweight patch add ./model ./patched --patch fog.patch=0.5 ./my-lora
   reweight patch add ./model --in-place --patch fog.patch")]
 pub(crate) struct Add {
-    /// Folder or .safetensors file
+    /// Folder, .safetensors or .gguf file
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
 
@@ -151,6 +151,13 @@ pub(crate) struct Add {
     /// For a signature on a retrained or updated model, or one of another data set. Shapes must fit.
     #[arg(long)]
     pub(crate) transfer: bool,
+
+    /// Keep it beside the weights, whose bytes stay
+    ///
+    /// The ledger holds it, and `eval`, `diff` and `convert` read the weights with it. For quantized models, whose steps may be larger than
+    /// the change. Patches that replace a tensor, and DoRA, cannot be kept so.
+    #[arg(long)]
+    pub(crate) side: bool,
 
     /// How the model is written.
     #[command(flatten)]
@@ -172,7 +179,7 @@ Examples:
   reweight patch remove ./patched ./other fog
   reweight patch remove ./patched --in-place fog")]
 pub(crate) struct Remove {
-    /// Folder or .safetensors file with patches on it
+    /// Folder, .safetensors or .gguf file with patches on it
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
 
@@ -199,7 +206,7 @@ Examples:
   reweight patch scale ./patched ./weaker fog=0.5
   reweight patch scale ./patched --in-place fog=0.5 my-lora=2")]
 pub(crate) struct Scale {
-    /// Folder or .safetensors file with patches on it
+    /// Folder, .safetensors or .gguf file with patches on it
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
 
@@ -219,7 +226,7 @@ Examples:
   reweight patch list ./patched
   reweight patch list ./patched --json | jq '.patches[].name'")]
 pub(crate) struct List {
-    /// Folder or .safetensors file
+    /// Folder, .safetensors or .gguf file
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
 }
@@ -234,7 +241,7 @@ Examples:
   reweight patch verify ./patched
   reweight patch verify ./patched --json")]
 pub(crate) struct PatchVerify {
-    /// Folder or .safetensors file
+    /// Folder, .safetensors or .gguf file
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
 }

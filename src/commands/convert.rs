@@ -39,6 +39,9 @@ pub(super) fn run(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> an
         return gguf::convert(arguments, kernels, ui);
     }
     let model = super::open(&arguments.model, ui)?;
+    if !matches!(arguments.to, ConvertTo::Floats(_)) {
+        super::refuse_side_terms(&model)?;
+    }
     let options = options(arguments, &model)?;
     let (needs, can_be_file) = match arguments.to {
         ConvertTo::Floats(_) => ("a model with a configuration", true),

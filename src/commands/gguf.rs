@@ -72,6 +72,7 @@ pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui)
     }
     let keep = super::patterns(&arguments.keep)?;
     let model = super::open(&arguments.model, ui)?;
+    super::refuse_side_terms(&model)?;
     if let Some(what) = model.quant_method() {
         return Err(reweight_quant::error::PlanError::AlreadyQuantized { model: model.path().to_owned(), what }.into());
     }
@@ -93,6 +94,7 @@ pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -
         return Err(Problem::usage("`--to gguf` takes no --resume: a GGUF file is written in one go").into());
     }
     let model = super::open(&arguments.model, ui)?;
+    super::refuse_side_terms(&model)?;
     if model.container().is_none() && !arguments.requantize {
         let problem =
             Problem::usage(format!("`{}` is in no container whose codes could be kept", model.path().display()));

@@ -18,6 +18,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use reweight::demo;
+use reweight_patches::state;
 use reweight_quant::error::PlanError;
 use reweight_quant::kernels::{self, Kernels};
 use reweight_quant::pattern::Pattern;
@@ -70,10 +71,20 @@ fn open(path: &Path, ui: &Ui) -> anyhow::Result<Model> {
     let model = if path == Path::new(demo::NAME) && !path.exists() {
         Model::open_folder(&demo::folder())?
     } else {
-        Model::open(path)?
+        state::open_with_side_terms(path)?
     };
     ui.trace(&format!("opened {} tensors of {}", model.weights().len(), crate::ui::escape_path(path)));
     Ok(model)
+}
+
+/// That a model's codes are all there is to its weights: what is made of them would else lose the patches beside them.
+fn refuse_side_terms(model: &Model) -> anyhow::Result<()> {
+    let Some(weight) = model.weights().iter().find(|weight| weight.scaling.is_some()) else { return Ok(()) };
+    let (path, tensor) = (model.path().display(), &weight.name);
+    let problem = Problem::usage(format!("`{path}`: tensor {tensor:?} has a patch beside its bytes"));
+    Err(problem
+        .hint("`reweight patch remove` takes it off; `reweight convert` to a float type adds it to the weights")
+        .into())
 }
 
 /// Globs over names of tensors.

@@ -57,6 +57,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
     let Some(container) = arguments.to.layout() else { return gguf::quantize(arguments, kernels, ui) };
     let options = options(arguments, container)?;
     let model = super::open(&arguments.model, ui)?;
+    super::refuse_side_terms(&model)?;
     let target = writing::target(&model, &arguments.target, container.name(), false)?;
     writing::check(&model, target, &arguments.writing)?;
     let job = Job { arguments, model: &model, options, target, kernels, ui };

@@ -97,7 +97,7 @@ pub(super) fn lay_out(
     lay_out_rounded(kernels, weight, rows, rounded, dense);
 }
 
-/// [`lay_out`], each value rounded to a type first where one is given.
+/// [`lay_out`], each value rounded to a type first where one is given; what is done to it on the way to a reader comes after.
 pub(super) fn lay_out_rounded(
     kernels: &Kernels,
     weight: &Weight,
@@ -113,10 +113,12 @@ pub(super) fn lay_out_rounded(
         |(values, bytes), (index, panel)| {
             let first = rows.start + index * PANEL;
             let n = PANEL.min(rows.end - first);
-            weight.read_rows(kernels, first..first + n, &mut values[..n * columns]);
+            let values = &mut values[..n * columns];
+            weight.read_stored_rows(kernels, first..first + n, values);
             if let Some(dtype) = rounded {
-                round_values(kernels, dtype, &mut values[..n * columns], bytes);
+                round_values(kernels, dtype, values, bytes);
             }
+            weight.scale_rows(first, values);
             fill_panel(panel, columns, n, |output| &values[output * columns..][..columns]);
         },
     );

@@ -184,7 +184,7 @@ fn another_writers_awkward_gptq_files_are_read_or_refused() {
 }
 
 /// A Llama of one block without a tokenizer.
-fn llama() -> Dir {
+pub(crate) fn llama() -> Dir {
     let dir = Dir::new();
     let random = &mut Random::new(21);
     let block = |name: &str| format!("model.layers.0.{name}.weight");

@@ -13,6 +13,7 @@
 //! - [`hostile`]: files that no honest program writes.
 //! - [`linear`]: its weights as packed matrices of the library.
 //! - [`patch`]: patches extracted, added, rescaled and taken off.
+//! - [`patch_coded`]: patches on quantized models.
 //! - `patch_killed`: models that are patched in place by a process that is killed.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
 //! - [`readme`]: examples of the README on the bundled model.
@@ -37,6 +38,7 @@ mod json;
 mod linear;
 mod logits;
 mod patch;
+mod patch_coded;
 #[cfg(target_os = "linux")]
 mod patch_killed;
 mod quantize;

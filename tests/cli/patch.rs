@@ -19,7 +19,7 @@ const SHAPES: [(&str, &[usize]); 6] = [
 ];
 
 /// Near the weights of another model, as one that was tuned from it is.
-fn tuned(tensors: &[Tensor], seed: u64) -> Vec<Tensor> {
+pub(crate) fn tuned(tensors: &[Tensor], seed: u64) -> Vec<Tensor> {
     let mut random = Random::new(seed);
     let change = |tensor: &Tensor, random: &mut Random| {
         let mut value =
@@ -59,7 +59,7 @@ pub(crate) fn run(dir: &Dir, words: &str) -> Ran {
 }
 
 #[track_caller]
-fn assert_same(dir: &Dir, a: &str, b: &str) {
+pub(crate) fn assert_same(dir: &Dir, a: &str, b: &str) {
     let (left, right) = (files(&dir.path().join(a)), files(&dir.path().join(b)));
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&left), names(&right), "{a} and {b} hold the same files");

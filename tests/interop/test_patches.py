@@ -8,6 +8,9 @@ import json
 
 import pytest
 import torch
+from folders import decompress
+from gguf import GGUFReader
+from gguf.quants import dequantize
 from peft import LoraConfig, MissConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -147,3 +150,52 @@ def test_what_cannot_be_reproduced_is_refused(reweight, tmp_path):
         words = ("patch", "add", tmp_path / "base.safetensors", tmp_path / "x.safetensors", "--patch", tmp_path / "adapter")
         reweight(*words, status=2)
         assert not (tmp_path / "x.safetensors").exists()
+
+
+def adapter_of_llama(folder, sizes):
+    """A LoRA of rank 4 on the down projections, and what it adds to each."""
+    tensors, changes = {}, {}
+    for name, (rows, columns) in sizes.items():
+        a, b = torch.randn(4, columns) * 0.1, torch.randn(rows, 4) * 0.1
+        tensors |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+        changes[f"{name}.weight"] = 2.0 * (b.double() @ a.double())
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["down_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return changes
+
+
+@pytest.mark.parametrize("scheme", ["int4-g32", "int3-g64-sym", "q4_0", "q8_0", "q5_1"])
+def test_quantized_weights_move_as_far_as_is_told(scheme, reweight, tmp_path, measured):
+    """What is told to survive, from values that compressed-tensors and the gguf package read."""
+    torch.manual_seed(5)
+    is_gguf = scheme.startswith("q")
+    if is_gguf:
+        reweight("quantize", "demo", tmp_path / "base.gguf", "--to", "gguf", "--scheme", scheme)
+        base, on = tmp_path / "base.gguf", tmp_path / "on.gguf"
+
+        def values(path):
+            stored = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+            names = {f"model.layers.{name.split('.')[1]}.mlp.down_proj.weight": name for name in stored if "ffn_down" in name}
+            return {name: torch.tensor(dequantize(stored[source].data, stored[source].tensor_type)).double()
+                    for name, source in names.items()}
+    else:
+        base, on = tmp_path / "base", tmp_path / "on"
+        reweight("quantize", "demo", base, "--scheme", scheme)
+
+        def values(path):
+            return {name: tensor.double() for name, tensor in decompress(path, torch.float32)[0].items() if "down_proj" in name}
+
+    before = values(base)
+    changes = adapter_of_llama(tmp_path / "lora", {name.removesuffix(".weight"): value.shape for name, value in before.items()})
+    told = reweight("patch", "add", base, on, "--patch", f"{tmp_path / 'lora'}=0.5", "--json")["patches"][0]["survived"]
+    after = values(on)
+    wanted = sum((0.5 * change).square().sum().item() for change in changes.values())
+    lost = sum((after[name] - before[name] - 0.5 * change).square().sum().item() for name, change in changes.items())
+    measured(f"{scheme}: {told:.4f} of a change survives")
+    assert wanted > 0 and abs(told - (1 - lost / wanted)) < 1e-4
+    assert told > 0.5
+    reweight("patch", "remove", on, tmp_path / f"off{base.suffix}", "--all")
+    if is_gguf:
+        assert (tmp_path / "off.gguf").read_bytes() == base.read_bytes()

@@ -1,30 +1,32 @@
 //! Writing a model with another set of patches: restore the base piece by piece, apply the set, keep the way back.
 //!
 //! Weight files keep their layout: every byte that no patch touches is copied, so that a model whose last patch is taken off is the
-//! base file for file. What is written is read back and compared by digest before it appears. Memory is bounded by a batch of
+//! base file for file. Quantized tensors are quantized again in their own scheme ([`coded`]). What is written is read back and compared by digest before it appears. Memory is bounded by a batch of
 //! pieces; the bytes written do not depend on the number of threads.
 
+mod coded;
 mod plan;
 mod tensor;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use reweight_quant::error::{FileError, RunError};
 use reweight_quant::store::model::MANIFEST_NAME;
-use reweight_quant::store::safetensors::SafetensorsFile;
+use reweight_quant::store::{Bytes, Weight};
 use reweight_quant::stream::{Staging, StagingOptions, check_target};
 
-use crate::ledger::{self, BASE_MANIFEST, Ledger, PatchRecord, TensorRecord};
+use crate::ledger::{self, BASE_MANIFEST, Ledger, PatchRecord, SideRecord, TensorRecord};
 use crate::place::Place;
+use crate::tensor::Target;
 use crate::update::{Move, Update};
 use crate::{Applied, PatchError, State};
 
 pub use plan::{Plan, Planned, plan};
-pub(crate) use tensor::restored_digest;
 
 /// What a run is given from outside.
 pub struct Control<'a> {
@@ -224,8 +226,11 @@ fn write(
         let mut output = Output::create(&path, state, tensors)?;
         for &index in tensors {
             let weight = &state.model.weights()[index];
-            output.copy_up_to(plan_range(weight).start)?;
-            let written = tensor::write(state, set, weight, &mut output, undo.as_mut(), control)?;
+            let undo = undo.as_mut();
+            let written = match Target::of(weight, state.model.path())? {
+                Target::Float(tensor) => tensor::write(state, set, tensor, &mut output, undo, control)?,
+                Target::Coded(weight) => coded::write(state, set, weight, &mut output, undo, control)?,
+            };
             results.insert(index, written);
         }
         output.finish()?;
@@ -246,32 +251,35 @@ fn write(
     })
 }
 
-fn plan_range(weight: &reweight_quant::store::Weight) -> std::ops::Range<usize> {
-    match &weight.storage {
-        reweight_quant::store::Storage::Plain(plain) => plain.range.clone(),
-        _ => 0..0,
+/// The digests of a tensor as it is and of the base that comes of it, without writing anything.
+///
+/// # Errors
+/// As a rewrite would meet.
+pub(crate) fn restored_digest(state: &State, weight: &Weight) -> Result<(String, String), PatchError> {
+    match Target::of(weight, state.model.path())? {
+        Target::Float(tensor) => tensor::restored_digest(state, tensor),
+        Target::Coded(weight) => coded::restored_digest(state, weight),
     }
 }
 
-/// Reads a file back as any reader would and compares touched tensors with what was to be written.
+/// Reads a file back and compares touched tensors with what was to be written; the layout is that of the source.
 fn check(
     path: &Path,
     state: &State,
     tensors: &[usize],
     results: &BTreeMap<usize, tensor::Written>,
 ) -> Result<(), PatchError> {
-    let file = SafetensorsFile::open(path)?;
+    let file = Bytes::map(path)?;
     for index in tensors {
-        let name = &state.model.weights()[*index].name;
-        let entry = file.tensors().iter().find(|entry| entry.name == *name);
-        let found = entry.map(|entry| {
-            let digest = blake3::Hasher::new().update_rayon(&file.bytes()[entry.range.clone()]).finalize().to_string();
-            file.bytes().release(entry.range.clone());
-            digest
-        });
-        let (expected, found) = (results[index].digest.clone(), found.unwrap_or_else(|| "nothing".to_owned()));
+        let weight = &state.model.weights()[*index];
+        let mut hasher = blake3::Hasher::new();
+        for (_, range) in weight.stored_parts() {
+            hasher.update_rayon(file.get(range.clone()).unwrap_or_default());
+            file.release(range);
+        }
+        let (expected, found) = (results[index].digest.clone(), hasher.finalize().to_string());
         if found != expected {
-            let (file, tensor) = (path.to_owned(), name.clone());
+            let (file, tensor) = (path.to_owned(), weight.name.clone());
             return Err(RunError::Mismatch { file, tensor, what: "digest", expected, found }.into());
         }
     }
@@ -297,6 +305,7 @@ fn write_ledger(
             strength: applied.strength,
             transfer: applied.transfer,
             bytes: applied.patch.bytes().len() as u64,
+            side: applied.side,
         });
     }
     patches.sort_by(|a, b| a.blake3.cmp(&b.blake3));
@@ -308,11 +317,37 @@ fn write_ledger(
     let in_order = plan.files().values().flatten();
     let tensors: Vec<TensorRecord> = in_order.filter_map(|index| results[index].record.clone()).collect();
     let manifest = manifest.map(|bytes| blake3::hash(&bytes).to_string());
-    let ledger = Ledger::new(patches, tensors, undo.finish()?, manifest);
+    let side_tensors = side_records(state, set, &tensors)?;
+    let ledger = Ledger::new(patches, tensors, side_tensors, undo.finish()?, manifest);
     let path = folder.join(ledger::DOCUMENT);
     fs::write(&path, ledger.to_json()).map_err(FileError::io(&path, "write"))?;
     Ok(ledger)
 }
+
+/// The digests of what only patches beside the weights change, compared with those that were recorded before.
+fn side_records(state: &State, set: &[Applied], tensors: &[TensorRecord]) -> Result<Vec<SideRecord>, PatchError> {
+    let entries = set.iter().filter(|applied| applied.side).flat_map(|applied| &applied.patch.header().tensors);
+    let names: BTreeSet<&str> = entries.map(|entry| entry.name.as_str()).collect();
+    let written: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let mut records = Vec::new();
+    for name in names.difference(&written) {
+        let before = state.ledger().and_then(|ledger| ledger.side_tensors.iter().find(|record| record.name == **name));
+        let base_blake3 = plan::base_digest(state, name, "")?;
+        if let Some(before) = before.filter(|before| before.base_blake3 != base_blake3) {
+            return Err(PatchError::Changed {
+                model: state.model.path().to_owned(),
+                tensor: (*name).to_owned(),
+                expected: before.base_blake3.clone(),
+                found: base_blake3,
+            });
+        }
+        records.push(SideRecord { name: (*name).to_owned(), base_blake3 });
+    }
+    Ok(records)
+}
+
+/// Settings of quantized models for older loaders. Who writes such a model anew makes them; here they stay.
+const SETTINGS: [&str; 2] = ["quantize_config.json", "quant_config.json"];
 
 /// Copies into a target folder what no patch touches.
 fn copy_rest(state: &State, plan: &Plan, is_base: bool, target: &Path) -> Result<(), PatchError> {
@@ -320,7 +355,8 @@ fn copy_rest(state: &State, plan: &Plan, is_base: bool, target: &Path) -> Result
     let touched: Vec<String> =
         plan.files().keys().map(|file| Names { single: None, ledger: String::new() }.of(file)).collect();
     for name in folder.names()? {
-        if touched.contains(&name) || name == MANIFEST_NAME || state.model.left_behind().contains(&name) {
+        let is_left = state.model.left_behind().contains(&name) && !SETTINGS.contains(&name.as_str());
+        if touched.contains(&name) || name == MANIFEST_NAME || is_left {
             continue;
         }
         let path = target.join(&name);
@@ -344,8 +380,9 @@ fn copy_rest(state: &State, plan: &Plan, is_base: bool, target: &Path) -> Result
 pub(crate) struct Output<'a> {
     path: PathBuf,
     file: File,
-    source: &'a reweight_quant::store::Bytes,
-    place: usize,
+    source: &'a Bytes,
+    /// Ranges that are copied, in order.
+    kept: Vec<Range<usize>>,
 }
 
 /// Bytes copied at a time.
@@ -353,35 +390,43 @@ const COPY_BYTES: usize = 8 << 20;
 
 impl<'a> Output<'a> {
     fn create(path: &Path, state: &'a State, tensors: &[usize]) -> Result<Self, PatchError> {
-        let first = tensors.first().map(|&index| &state.model.weights()[index].storage);
-        let Some(reweight_quant::store::Storage::Plain(plain)) = first else {
-            unreachable!("a file is written because a plain tensor in it is touched");
+        let parts = tensors.iter().flat_map(|&index| state.model.weights()[index].stored_parts());
+        let mut parts: Vec<(&Bytes, Range<usize>)> = parts.collect();
+        let Some(&(source, _)) = parts.first() else {
+            unreachable!("a file is written because a tensor in it is touched");
         };
+        parts.sort_unstable_by_key(|(_, range)| range.start);
+        let (mut kept, mut place) = (Vec::with_capacity(parts.len() + 1), 0);
+        for (_, range) in parts {
+            kept.push(place..range.start.max(place));
+            place = range.end.max(place);
+        }
+        kept.push(place..source.len());
         let file = File::create(path).map_err(FileError::io(path, "create"))?;
-        Ok(Self { path: path.to_owned(), file, source: &plain.bytes, place: 0 })
+        file.set_len(source.len() as u64).map_err(FileError::io(path, "write"))?;
+        Ok(Self { path: path.to_owned(), file, source, kept })
     }
 
-    fn copy_up_to(&mut self, end: usize) -> Result<(), PatchError> {
-        while self.place < end {
-            let next = end.min(self.place + COPY_BYTES);
-            self.file.write_all(&self.source[self.place..next]).map_err(FileError::io(&self.path, "write"))?;
-            self.source.release(self.place..next);
-            self.place = next;
-        }
-        Ok(())
+    /// What is put next goes to this place of the file.
+    pub(crate) fn go_to(&mut self, place: usize) -> Result<(), PatchError> {
+        let moved = self.file.seek(SeekFrom::Start(place as u64));
+        moved.map(|_| ()).map_err(|error| FileError::io(&self.path, "write")(error).into())
     }
 
     /// Writes bytes of a touched tensor in place of those of the source.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), PatchError> {
-        self.file.write_all(bytes).map_err(FileError::io(&self.path, "write"))?;
-        self.place += bytes.len();
-        Ok(())
+        Ok(self.file.write_all(bytes).map_err(FileError::io(&self.path, "write"))?)
     }
 
     fn finish(mut self) -> Result<(), PatchError> {
-        self.copy_up_to(self.source.len())?;
-        let length = self.file.seek(SeekFrom::End(0)).map_err(FileError::io(&self.path, "write"))?;
-        assert_eq!(length, self.source.len() as u64, "a file keeps its length");
+        for range in std::mem::take(&mut self.kept) {
+            self.go_to(range.start)?;
+            for start in range.clone().step_by(COPY_BYTES) {
+                let piece = start..range.end.min(start + COPY_BYTES);
+                self.put(&self.source[piece.clone()])?;
+                self.source.release(piece);
+            }
+        }
         Ok(())
     }
 }

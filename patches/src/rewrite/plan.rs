@@ -1,10 +1,13 @@
 //! What a run will touch, and everything that can be refused before a byte is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::tensor::{FloatTensor, find};
-use crate::{Applied, PatchError, State};
+use reweight_quant::manifest::Manifest;
+
+use crate::tensor::{Target, find, release};
+use crate::{Applied, PatchError, State, side};
 
 /// Which tensors of which files a run touches.
 #[derive(Clone, Debug)]
@@ -57,8 +60,12 @@ pub fn plan(state: &State, set: &[Applied]) -> Result<Plan, PatchError> {
     for applied in set {
         for entry in &applied.patch.header().tensors {
             let weight = find(model, &entry.name, &applied.name)?;
-            let tensor = FloatTensor::of(weight, model.path())?;
-            applied.patch.check_shape(entry, &tensor, model.path())?;
+            applied.patch.check_shape(entry, weight, model.path())?;
+            if applied.side {
+                side::check(applied, entry)?;
+                continue;
+            }
+            Target::of(weight, model.path())?;
             touched.extend(model.position(&entry.name));
         }
     }
@@ -66,9 +73,9 @@ pub fn plan(state: &State, set: &[Applied]) -> Result<Plan, PatchError> {
     let mut plan = Plan { files: BTreeMap::new(), tensors: Vec::with_capacity(touched.len()) };
     for index in touched {
         let weight = &model.weights()[index];
-        FloatTensor::of(weight, model.path())?;
+        Target::of(weight, model.path())?;
         plan.files.entry(weight.file().to_owned()).or_default().push(index);
-        let on = set.iter().filter(|applied| applied.patch.entry(&weight.name).is_some());
+        let on = set.iter().filter(|applied| !applied.side && applied.patch.entry(&weight.name).is_some());
         plan.tensors.push(Planned {
             name: weight.name.clone(),
             bytes: weight.stored_bytes() as u64,
@@ -77,11 +84,29 @@ pub fn plan(state: &State, set: &[Applied]) -> Result<Plan, PatchError> {
     }
     for tensors in plan.files.values_mut() {
         tensors.sort_by_key(|&index| {
-            let range = super::plan_range(&model.weights()[index]);
-            (range.start, range.end)
+            let parts = model.weights()[index].stored_parts();
+            parts.first().map_or((0, 0), |(_, range)| (range.start, range.end))
         });
+        check_apart(state, tensors)?;
     }
     Ok(plan)
+}
+
+/// Requires that no byte belongs to two tensors.
+fn check_apart(state: &State, tensors: &[usize]) -> Result<(), PatchError> {
+    let weights = state.model.weights();
+    let parts =
+        tensors.iter().flat_map(|&index| weights[index].stored_parts().into_iter().map(move |part| (index, part.1)));
+    let mut places: Vec<(usize, Range<usize>)> = parts.filter(|(_, range)| !range.is_empty()).collect();
+    places.sort_unstable_by_key(|(_, range)| range.start);
+    match places.windows(2).find(|pair| pair[0].1.end > pair[1].1.start) {
+        None => Ok(()),
+        Some(pair) => Err(PatchError::Storage {
+            model: Path::to_owned(state.model.path()),
+            tensor: weights[pair[1].0].name.clone(),
+            found: format!("bytes shared with tensor {:?}", weights[pair[0].0].name),
+        }),
+    }
 }
 
 /// Requires that the base is the one that a patch was made for.
@@ -90,10 +115,11 @@ fn check_base(state: &State, applied: &Applied) -> Result<(), PatchError> {
     if state.patches().iter().any(|on| on.patch.digest() == applied.patch.digest()) {
         return Ok(());
     }
+    let quantized_from = sources(state)?;
     for entry in &applied.patch.header().tensors {
         let Some(expected) = &entry.base_blake3 else { continue };
         let found = base_digest(state, &entry.name, &applied.name)?;
-        if found != *expected {
+        if found != *expected && quantized_from.get(&entry.name) != Some(expected) {
             return Err(PatchError::OtherBase {
                 patch: applied.name.clone(),
                 model: Path::to_owned(state.model.path()),
@@ -106,13 +132,19 @@ fn check_base(state: &State, applied: &Applied) -> Result<(), PatchError> {
     Ok(())
 }
 
-fn base_digest(state: &State, tensor: &str, patch: &str) -> Result<String, PatchError> {
+/// Of each tensor that the base's manifest speaks of, the digest of what it was quantized from. One that was scaled before has another.
+fn sources(state: &State) -> Result<HashMap<String, String>, PatchError> {
+    let manifest = super::base_manifest(state)?.and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
+    let tensors = manifest.into_iter().flat_map(|manifest| manifest.tensors);
+    Ok(tensors.map(|tensor| (tensor.name, tensor.source_blake3)).collect())
+}
+
+pub(super) fn base_digest(state: &State, tensor: &str, patch: &str) -> Result<String, PatchError> {
     if let Some(record) = state.record(tensor) {
         return Ok(record.base_blake3.clone());
     }
     let weight = find(&state.model, tensor, patch)?;
-    let tensor = FloatTensor::of(weight, state.model.path())?;
-    let digest = tensor.digest();
-    tensor.release();
+    let digest = weight.digest().to_string();
+    release(weight);
     Ok(digest)
 }

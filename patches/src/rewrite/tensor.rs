@@ -60,20 +60,22 @@ enum Broken {
     NoWayBack,
 }
 
-/// Writes one tensor.
+/// Writes one tensor of floating-point elements.
 ///
 /// # Errors
 /// `PatchError::Changed`, `Restore`, `Overflow`, `Interrupted`, `FileError::Io`.
 pub(super) fn write(
     state: &State,
     set: &[Applied],
-    weight: &Weight,
+    tensor: FloatTensor<'_>,
     output: &mut Output<'_>,
     mut undo_file: Option<&mut UndoFile>,
     control: &Control<'_>,
 ) -> Result<Written, PatchError> {
-    let mut work = Work::new(state, set, weight)?;
+    let weight = tensor.weight;
+    let mut work = Work::new(state, set, tensor)?;
     work.learn(state)?;
+    output.go_to(work.tensor.place())?;
     let (n, width) = (work.tensor.n_elements(), work.tensor.float.bytes());
     let [mut now, mut base, mut patched] = std::array::from_fn(|_| blake3::Hasher::new());
     let undo_offset = undo_file.as_ref().map_or(0, |undo| undo.length);
@@ -116,12 +118,13 @@ pub(super) fn write(
         bytes: (n * width) as u64,
         undo_offset,
         undo_lengths,
+        energy: None,
     };
     Ok(Written { digest, record: Some(record) })
 }
 
 /// Compares what was there, and the base that came of it, with the ledger.
-fn check_digests(state: &State, weight: &Weight, now: &str, base: &str) -> Result<(), PatchError> {
+pub(super) fn check_digests(state: &State, weight: &Weight, now: &str, base: &str) -> Result<(), PatchError> {
     let Some(record) = state.record(&weight.name) else { return Ok(()) };
     let (model, tensor) = (state.model.path().to_owned(), weight.name.clone());
     if record.patched_blake3 != now {
@@ -139,8 +142,8 @@ fn check_digests(state: &State, weight: &Weight, now: &str, base: &str) -> Resul
 ///
 /// # Errors
 /// As a rewrite would meet.
-pub(crate) fn restored_digest(state: &State, weight: &Weight) -> Result<(String, String), PatchError> {
-    let work = Work::new(state, &[], weight)?;
+pub(super) fn restored_digest(state: &State, tensor: FloatTensor<'_>) -> Result<(String, String), PatchError> {
+    let work = Work::new(state, &[], tensor)?;
     let (n, width) = (work.tensor.n_elements(), work.tensor.float.bytes());
     let [mut now, mut base] = std::array::from_fn(|_| blake3::Hasher::new());
     let mut base_bytes = vec![0; n.min(BATCH * PIECE) * width];
@@ -159,8 +162,8 @@ pub(crate) fn restored_digest(state: &State, weight: &Weight) -> Result<(String,
 }
 
 impl<'a> Work<'a> {
-    fn new(state: &'a State, set: &'a [Applied], weight: &'a Weight) -> Result<Self, PatchError> {
-        let tensor = FloatTensor::of(weight, state.model.path())?;
+    fn new(state: &'a State, set: &'a [Applied], tensor: FloatTensor<'a>) -> Result<Self, PatchError> {
+        let weight = tensor.weight;
         let old = match state.record(&weight.name) {
             None => None,
             Some(record) => {
@@ -171,11 +174,11 @@ impl<'a> Work<'a> {
                 };
                 let records =
                     state.undo(record, n_pieces).ok_or_else(|| wrong("another number of undo records than pieces"))?;
-                let function = state::function(state.patches(), &tensor, state.model.path())?;
+                let function = state::function(state.patches(), weight, state.model.path())?;
                 Some((function.ok_or_else(|| wrong("no patch changes it"))?, records))
             }
         };
-        let new = state::function(set, &tensor, state.model.path())?;
+        let new = state::function(set, weight, state.model.path())?;
         Ok(Self { tensor, old, new })
     }
 

@@ -57,6 +57,24 @@ impl PackedTensor {
         [Some(&self.codes), Some(&self.scales), self.zeros.as_ref(), self.extra.as_ref()].into_iter().flatten()
     }
 
+    /// The same, to be changed.
+    pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut PlainTensor> {
+        let Self { codes, scales, zeros, extra, .. } = self;
+        [Some(codes), Some(scales), zeros.as_mut(), extra.as_mut()].into_iter().flatten()
+    }
+
+    /// Rows, columns and scheme.
+    pub(crate) const fn matrix(&self) -> Matrix {
+        self.matrix
+    }
+
+    /// The parts that a layout makes of other codes, with what else the container stores as it is here.
+    pub(crate) fn with_own_extra(&self, laid_out: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        let n_changed = 2 + usize::from(self.zeros.is_some());
+        let changed = laid_out.into_iter().take(n_changed);
+        changed.chain(self.extra.iter().map(|extra| extra.data().to_vec())).collect()
+    }
+
     /// Dequantizes rows to f32, one multiplication an element, not rounded to the dtype of the scales.
     ///
     /// # Panics

@@ -68,6 +68,12 @@ impl Bytes {
         Self { backing: Backing::Owned(bytes.into()) }
     }
 
+    /// Whether both are views of the same bytes in memory.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        std::ptr::eq::<[u8]>(&raw const **self, &raw const **other)
+    }
+
     /// Says that a range will not be read again soon, so that its pages need not stay resident.
     ///
     /// Ranges are handed to the system once they are 32 MiB together. Reading them again later is correct and costs a page fault.

@@ -124,6 +124,21 @@ impl GgmlRows {
         }
     }
 
+    /// Turns values of a row as [`GgmlRows::read_rows`] gives them into those that the file holds. `buffer` is memory to use.
+    pub(crate) fn to_stored(&self, values: &mut [f32], buffer: &mut [f32]) {
+        if self.subtract_one {
+            for value in &mut *values {
+                *value += 1.0;
+            }
+        }
+        if self.vector && self.row_order != RowOrder::Natural {
+            buffer.copy_from_slice(values);
+            for (index, value) in buffer.iter().enumerate() {
+                values[self.row_order.source_row(index)] = *value;
+            }
+        }
+    }
+
     /// Tells the system that the rows will not be read again soon.
     pub fn release(&self) {
         self.bytes.release(self.range.clone());

@@ -16,5 +16,5 @@ pub mod weight;
 pub use bytes::Bytes;
 pub use ggml_rows::GgmlRows;
 pub use model::{Model, ModelLayout};
-pub use scaling::Scaling;
+pub use scaling::{Addition, Scaling};
 pub use weight::{Storage, Weight};

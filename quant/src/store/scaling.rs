@@ -1,4 +1,4 @@
-//! What folding does to a weight: factors or values that stand between the file and whoever reads it.
+//! What stands between the file of a weight and whoever reads it: factors and values of folding, and changes that are added.
 
 use std::sync::Arc;
 
@@ -14,12 +14,40 @@ pub enum Scaling {
     },
     /// A vector is replaced.
     Vector(Arc<[f32]>),
+    /// Something is added to each element, and then more is done.
+    Added {
+        /// What is added.
+        addition: Arc<dyn Addition>,
+        /// What is done to the sum.
+        then: Option<Box<Scaling>>,
+    },
+}
+
+/// A change of a weight that is computed when it is read.
+pub trait Addition: std::fmt::Debug + Send + Sync {
+    /// Adds it to values from element `first` on, row-major.
+    fn add(&self, first: usize, values: &mut [f32]);
+
+    /// BLAKE3 of all that decides it.
+    fn digest(&self) -> blake3::Hash;
+}
+
+impl PartialEq for dyn Addition {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest() == other.digest()
+    }
 }
 
 impl Scaling {
     /// Applies it to rows from `first` on, of `width` columns each.
     pub(super) fn apply(&self, first: usize, width: usize, values: &mut [f32]) {
         match self {
+            Self::Added { addition, then } => {
+                addition.add(first * width, values);
+                if let Some(then) = then {
+                    then.apply(first, width, values);
+                }
+            }
             Self::Vector(new) => values.copy_from_slice(&new[first * width..][..values.len()]),
             Self::Matrix { rows, columns } => {
                 for (index, row) in values.chunks_exact_mut(width.max(1)).enumerate() {
@@ -39,6 +67,10 @@ impl Scaling {
     /// Adds it to a digest.
     pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
         let parts = match self {
+            Self::Added { addition, then } => {
+                hasher.update(addition.digest().as_bytes());
+                return then.iter().for_each(|then| then.hash(hasher));
+            }
             Self::Matrix { rows, columns } => [rows.as_deref(), columns.as_deref()],
             Self::Vector(values) => [Some(&values[..]), None],
         };
@@ -55,6 +87,7 @@ impl Scaling {
     pub fn columns(&self) -> Option<&[f32]> {
         match self {
             Self::Matrix { columns, .. } => columns.as_deref(),
+            Self::Added { then, .. } => then.as_ref()?.columns(),
             Self::Vector(_) => None,
         }
     }
@@ -64,7 +97,8 @@ impl Scaling {
     pub fn row(&self, row: usize) -> f32 {
         match self {
             Self::Matrix { rows: Some(rows), .. } => rows[row],
-            Self::Matrix { rows: None, .. } | Self::Vector(_) => 1.0,
+            Self::Added { then: Some(then), .. } => then.row(row),
+            Self::Added { then: None, .. } | Self::Matrix { rows: None, .. } | Self::Vector(_) => 1.0,
         }
     }
 
@@ -78,6 +112,10 @@ impl Scaling {
         match (self, other) {
             (Self::Matrix { rows: r, columns: c }, Self::Matrix { rows, columns }) => {
                 Self::Matrix { rows: product(r, rows), columns: product(c, columns) }
+            }
+            (Self::Added { addition, then }, later) => {
+                let then = then.as_ref().map_or_else(|| later.clone(), |then| then.then(later));
+                Self::Added { addition: Arc::clone(addition), then: Some(Box::new(then)) }
             }
             (_, later) => later.clone(),
         }

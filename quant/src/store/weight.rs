@@ -94,6 +94,37 @@ impl Weight {
         }
     }
 
+    /// The files its bytes are in and where, in the order in which they are digested.
+    #[must_use]
+    pub fn stored_parts(&self) -> Vec<(&Bytes, Range<usize>)> {
+        match &self.storage {
+            Storage::Plain(plain) => vec![(&plain.bytes, plain.range.clone())],
+            Storage::Ggml(blocks) => vec![(&blocks.bytes, blocks.range.clone())],
+            Storage::Packed(packed) => packed.parts().map(|part| (&part.bytes, part.range.clone())).collect(),
+        }
+    }
+
+    /// The same tensor with other bytes in its parts, held in memory.
+    ///
+    /// # Panics
+    /// Unless there are as many as [`Weight::stored_parts`] has, each of the same length.
+    #[must_use]
+    pub fn with_parts(&self, parts: Vec<Vec<u8>>) -> Self {
+        let mut weight = self.clone();
+        let places: Vec<(&mut Bytes, &mut Range<usize>)> = match &mut weight.storage {
+            Storage::Plain(plain) => vec![(&mut plain.bytes, &mut plain.range)],
+            Storage::Ggml(blocks) => vec![(&mut blocks.bytes, &mut blocks.range)],
+            Storage::Packed(packed) => packed.parts_mut().map(|part| (&mut part.bytes, &mut part.range)).collect(),
+        };
+        assert_eq!(places.len(), parts.len(), "bytes for each part");
+        for ((bytes, range), part) in places.into_iter().zip(parts) {
+            assert_eq!(range.len(), part.len(), "a part keeps its length");
+            *range = 0..part.len();
+            *bytes = Bytes::from_vec(part);
+        }
+        weight
+    }
+
     /// What it is stored as: `BF16`, `Q4_1`, `int4-g64`.
     #[must_use]
     pub fn stored_as(&self) -> String {
@@ -161,8 +192,13 @@ impl Weight {
     pub fn read_rows(&self, kernels: &Kernels, rows: Range<usize>, out: &mut [f32]) {
         let first = rows.start;
         self.read_stored_rows(kernels, rows, out);
+        self.scale_rows(first, out);
+    }
+
+    /// What [`Weight::read_rows`] does to stored rows from `first` on.
+    pub fn scale_rows(&self, first: usize, rows: &mut [f32]) {
         if let Some(scaling) = &self.scaling {
-            scaling.apply(first, self.columns(), out);
+            scaling.apply(first, self.columns(), rows);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::rewriting::{OnModel, on_model};
+use super::rewriting::{OnModel, on_model, survived};
 use super::{open, percent};
 use crate::args::List;
 use crate::failure::Status;
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
     let ledger = state.ledger();
     let patch_bytes = ledger.iter().flat_map(|ledger| &ledger.patches).map(|patch| patch.bytes).sum();
     let document = Document {
-        patches: ledger.map(on_model).unwrap_or_default(),
+        patches: ledger.map(|ledger| on_model(ledger, state.patches())).unwrap_or_default(),
         n_tensors: ledger.map_or(0, |ledger| ledger.tensors.len()),
         touched_bytes: ledger.map_or(0, reweight_patches::Ledger::touched_bytes),
         undo_bytes: ledger.map_or(0, |ledger| ledger.undo_bytes),
@@ -44,6 +44,7 @@ pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
         ("kind", Align::Left),
         ("strength", Align::Right),
         ("bytes", Align::Right),
+        ("survived", Align::Right),
         ("digest", Align::Left),
         ("", Align::Left),
     ]);
@@ -53,8 +54,14 @@ pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
             patch.kind.name().to_owned(),
             patch.strength.to_string(),
             bytes(patch.bytes),
+            survived(ledger, state.patches(), &patch.blake3)
+                .map_or_else(String::new, |share| format!("{:.1} %", 100.0 * share)),
             patch.blake3[..16].to_owned(),
-            if patch.transfer { "transfer".to_owned() } else { String::new() },
+            [(patch.side, "side"), (patch.transfer, "transfer")]
+                .iter()
+                .filter_map(|&(is, what)| is.then_some(what))
+                .collect::<Vec<_>>()
+                .join(", "),
         ]);
     }
     ui.table(&table)?;

@@ -21,7 +21,8 @@ pub(super) fn add(arguments: &Add, ui: &Ui) -> anyhow::Result<Status> {
         let opened = adapter::open(&file.path)?;
         // A file's own name wins over the one it was made under: that is what people see.
         let name = patch::name_of(&file.path);
-        let new = Applied { name, patch: Arc::new(opened), strength: file.strength, transfer: arguments.transfer };
+        let (strength, transfer, side) = (file.strength, arguments.transfer, arguments.side);
+        let new = Applied { name, patch: Arc::new(opened), strength, transfer, side };
         set = state.with(set, new)?;
     }
     finish(&state, &set, arguments.target.as_deref(), &arguments.writing, ui)
@@ -91,8 +92,11 @@ pub(super) struct OnModel<'a> {
     kind: &'static str,
     strength: f64,
     transfer: bool,
+    side: bool,
     blake3: &'a str,
     bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    survived: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -101,8 +105,17 @@ struct Restored<'a> {
     blake3: &'a str,
 }
 
+/// Of a patch's change to quantized tensors, the share below which it is said that most of it is lost.
+const SURVIVED_MIN: f64 = 0.5;
+
+/// What quantizing again left of the change of a patch's tensors, where it changes quantized ones.
+pub(super) fn survived(ledger: &Ledger, set: &[Applied], blake3: &str) -> Option<f64> {
+    let applied = set.iter().find(|applied| applied.patch.digest() == blake3)?;
+    ledger.energy_of(&applied.patch).survived()
+}
+
 /// Patches as they are in a ledger.
-pub(super) fn on_model(ledger: &Ledger) -> Vec<OnModel<'_>> {
+pub(super) fn on_model<'a>(ledger: &'a Ledger, set: &[Applied]) -> Vec<OnModel<'a>> {
     let patches = ledger.patches.iter();
     patches
         .map(|patch| OnModel {
@@ -110,8 +123,10 @@ pub(super) fn on_model(ledger: &Ledger) -> Vec<OnModel<'_>> {
             kind: patch.kind.name(),
             strength: patch.strength,
             transfer: patch.transfer,
+            side: patch.side,
             blake3: &patch.blake3,
             bytes: patch.bytes,
+            survived: survived(ledger, set, &patch.blake3),
         })
         .collect()
 }
@@ -145,6 +160,9 @@ fn finish(
     progress.finish();
     let elapsed = started.elapsed();
     let target = target.unwrap_or(model);
+    if let Some(ledger) = &outcome.ledger {
+        warn_of_losses(ledger, set, ui);
+    }
     if !ui.json() {
         ui.print(&format!(
             "{}: {} of {} touched in {} ({})",
@@ -154,7 +172,7 @@ fn finish(
             duration(elapsed),
             rate(outcome.model_bytes, elapsed)
         ))?;
-        return show(&outcome, ui).map(|()| Status::Done);
+        return show(&outcome, set, ui).map(|()| Status::Done);
     }
     let restored = outcome.restored.iter();
     ui.document(&Document {
@@ -166,19 +184,40 @@ fn finish(
         touched_bytes: outcome.touched_bytes,
         undo_bytes: outcome.ledger.as_ref().map_or(0, |ledger| ledger.undo_bytes),
         patch_bytes: outcome.ledger.iter().flat_map(|ledger| &ledger.patches).map(|patch| patch.bytes).sum(),
-        patches: outcome.ledger.as_ref().map(on_model).unwrap_or_default(),
+        patches: outcome.ledger.as_ref().map(|ledger| on_model(ledger, set)).unwrap_or_default(),
         restored: restored.map(|(tensor, blake3)| Restored { tensor, blake3 }).collect(),
     })?;
     Ok(Status::Done)
 }
 
+/// Says where quantizing again took most of a patch away.
+fn warn_of_losses(ledger: &Ledger, set: &[Applied], ui: &Ui) {
+    for patch in &ledger.patches {
+        let share = survived(ledger, set, &patch.blake3).filter(|&share| share < SURVIVED_MIN);
+        if let Some(share) = share {
+            let (name, percent) = (&patch.name, 100.0 * share);
+            ui.warn(&format!(
+                "{name}: only {percent:.1} % of the change is there: it is small beside the steps of the quantized weights"
+            ));
+        }
+    }
+}
+
 /// Says what is on the model now.
-fn show(outcome: &Outcome, ui: &Ui) -> anyhow::Result<()> {
+fn show(outcome: &Outcome, set: &[Applied], ui: &Ui) -> anyhow::Result<()> {
     let Some(ledger) = &outcome.ledger else {
         return ui.print(&format!("no patch is left: {} tensors are the base's, by digest", outcome.restored.len()));
     };
-    let on: Vec<String> = ledger.patches.iter().map(|patch| format!("{} ({})", patch.name, patch.strength)).collect();
+    let beside = |side: bool| if side { ", beside the weights" } else { "" };
+    let on = ledger.patches.iter();
+    let on: Vec<String> =
+        on.map(|patch| format!("{} ({}{})", patch.name, patch.strength, beside(patch.side))).collect();
     ui.print(&format!("on it: {}", on.join(", ")))?;
+    for patch in &ledger.patches {
+        if let Some(share) = survived(ledger, set, &patch.blake3) {
+            ui.print(&format!("quantized again: {:.1} % of what {} changes is there", 100.0 * share, patch.name))?;
+        }
+    }
     ui.print(&format!(
         "way back: {} of undo records, {} of the touched tensors",
         bytes(ledger.undo_bytes),
