@@ -45,14 +45,18 @@ impl Avx2Fma {
     }
 
     #[inline(always)]
+    fn power_half(self, shifted: __m256) -> __m256 {
+        let bits = op!(_mm256_castps_si256(shifted));
+        let power = op!(_mm256_slli_epi32::<23>(bits));
+        op!(_mm256_castsi256_ps(power))
+    }
+
+    #[inline(always)]
     fn scale_half(self, p: __m256, n: __m256) -> __m256 {
         let (least, bias) = (op!(_mm256_set1_ps(-127.0)), op!(_mm256_set1_ps(MAGIC + 127.0)));
         let n = op!(_mm256_max_ps(n, least));
         // In the low bits of the sum lies n + 127, the exponent field of 2^n: 0 for the least, which makes it 0.
-        let biased = op!(_mm256_add_ps(n, bias));
-        let bits = op!(_mm256_castps_si256(biased));
-        let power = op!(_mm256_slli_epi32::<23>(bits));
-        let power = op!(_mm256_castsi256_ps(power));
+        let power = self.power_half(op!(_mm256_add_ps(n, bias)));
         op!(_mm256_mul_ps(p, power))
     }
 }
@@ -84,6 +88,11 @@ impl Floats for Avx2Fma {
     #[inline(always)]
     fn scale(self, p: F, n: F) -> F {
         F(self.scale_half(p.0, n.0), self.scale_half(p.1, n.1))
+    }
+
+    #[inline(always)]
+    fn power(self, shifted: F) -> F {
+        F(self.power_half(shifted.0), self.power_half(shifted.1))
     }
 
     #[inline(always)]

@@ -3,8 +3,8 @@
 #![expect(unsafe_code, reason = "streaming stores, and calls of intrinsics, which need what the token proves")]
 
 use std::arch::x86_64::{
-    __m512, _mm_sfence, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps,
-    _mm512_storeu_ps, _mm512_stream_ps,
+    __m512, _mm_sfence, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps,
+    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_stream_ps,
 };
 
 use super::floats::Floats;
@@ -51,6 +51,13 @@ impl Floats for Avx512 {
     #[inline(always)]
     fn scale(self, p: __m512, n: __m512) -> __m512 {
         op!(_mm512_scalef_ps(p, n))
+    }
+
+    #[inline(always)]
+    fn power(self, shifted: __m512) -> __m512 {
+        let bits = op!(_mm512_castps_si512(shifted));
+        let power = op!(_mm512_slli_epi32::<23>(bits));
+        op!(_mm512_castsi512_ps(power))
     }
 
     #[inline(always)]

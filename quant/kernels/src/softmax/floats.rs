@@ -3,7 +3,7 @@
 //! Tables differ in the last places here: a product and a sum are fused where the machine can. Each is within 2.5 ULP
 //! of the exact exponential.
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, MAGIC};
 
 /// A vector of the lanes that a token stands on.
 pub(super) type Vector<S> = <<S as Floats>::L as Lanes>::F;
@@ -25,6 +25,8 @@ pub(crate) trait Floats: Copy {
     fn reduce(self, x: Vector<Self>, n: Vector<Self>) -> Vector<Self>;
     /// `p * 2^n` for an integer `n` of at most 0; may be 0 from `n` = -127 down.
     fn scale(self, p: Vector<Self>, n: Vector<Self>) -> Vector<Self>;
+    /// 2^(k - 127) for `MAGIC + k`, k an integer from 0 (which gives 0) to 254.
+    fn power(self, shifted: Vector<Self>) -> Vector<Self>;
     /// Stores around the caches where `to` lies on a line of 64 bytes, else plainly. [`Floats::fence`] goes after the last.
     fn stream(self, v: Vector<Self>, to: &mut [f32; LANES]);
     /// Orders what was streamed before what is stored later.
@@ -41,17 +43,67 @@ const C: [f32; 5] = [
     f32::from_bits(0x3C07_CFCE),
 ];
 
-/// The pair (p, n) with exp(x) = p * 2^n, p between 0.7 and 1.42. Infinite and NaN give a `p` of NaN.
+/// exp(t) for t within half an octave of 0: between 0.7 and 1.42.
 #[inline(always)]
-pub(super) fn exp_pair<S: Floats>(s: S, x: Vector<S>) -> (Vector<S>, Vector<S>) {
+fn mantissa<S: Floats>(s: S, t: Vector<S>) -> Vector<S> {
     let l = s.lanes();
-    let n = s.round(l.mul(x, l.splat(LOG2_E)));
-    let t = s.reduce(x, n);
     let mut p = l.splat(C[4]);
     for c in [C[3], C[2], C[1], C[0], 1.0] {
         p = s.mul_add(p, t, l.splat(c));
     }
-    (p, n)
+    p
+}
+
+/// exp(x) as a mantissa and a power of two relative to a fixed one, `2^exponent`. Nothing is subtracted from x, so that an
+/// exponential is as exact far below the largest as near it; and that power costs nothing, being part of the number whose
+/// addition rounds.
+#[derive(Clone, Copy)]
+pub(super) struct Frame<V> {
+    magic: V,
+    least: V,
+    most: V,
+}
+
+/// Exponents above that of a frame which it reaches, and below.
+const ABOVE: f32 = 100.0;
+const BELOW: f32 = 127.0;
+
+impl<V: Copy> Frame<V> {
+    /// For an integer exponent of magnitude below 2^15.
+    #[inline(always)]
+    pub(super) fn new<S: Floats>(s: S, exponent: f32) -> Self
+    where
+        S::L: Lanes<F = V>,
+    {
+        let v = |x| s.lanes().splat(x);
+        let x_at = |n: f32| n * std::f32::consts::LN_2;
+        Self { magic: v(MAGIC + 127.0 - exponent), least: v(x_at(exponent - BELOW)), most: v(x_at(exponent + ABOVE)) }
+    }
+
+    /// The mantissa p and the power f with exp(x) = p f 2^exponent, to 2.5 ULP. Far below the frame f is 0. x must not lie
+    /// above it; NaN gives a `p` of NaN.
+    #[inline(always)]
+    pub(super) fn exp<S: Floats>(self, s: S, x: V) -> (V, V)
+    where
+        S::L: Lanes<F = V>,
+    {
+        let l = s.lanes();
+        // The order of the operands keeps a NaN.
+        let x = l.max(self.least, x);
+        let shifted = s.mul_add(x, l.splat(LOG2_E), self.magic);
+        let t = s.reduce(x, l.sub(shifted, self.magic));
+        (mantissa(s, t), s.power(shifted))
+    }
+
+    /// `sum` and exp(x) / 2^exponent: what lies above the frame counts as 2^100, which the sum shows.
+    #[inline(always)]
+    pub(super) fn add_exp<S: Floats>(self, s: S, x: V, sum: V) -> V
+    where
+        S::L: Lanes<F = V>,
+    {
+        let (p, f) = self.exp(s, s.lanes().min(self.most, x));
+        s.mul_add(p, f, sum)
+    }
 }
 
 /// exp(x) for x up to 0; what is below -110 counts as -110, which gives 0. NaN stays.
@@ -59,6 +111,7 @@ pub(super) fn exp_pair<S: Floats>(s: S, x: Vector<S>) -> (Vector<S>, Vector<S>) 
 pub(super) fn exp<S: Floats>(s: S, x: Vector<S>) -> Vector<S> {
     let l = s.lanes();
     // The order of the operands keeps a NaN.
-    let (p, n) = exp_pair(s, l.max(l.splat(-110.0), x));
-    s.scale(p, n)
+    let x = l.max(l.splat(-110.0), x);
+    let n = s.round(l.mul(x, l.splat(LOG2_E)));
+    s.scale(mantissa(s, s.reduce(x, n)), n)
 }

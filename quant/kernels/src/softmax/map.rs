@@ -1,6 +1,6 @@
 //! The passes that write: each reads a span once and stores one result an element.
 
-use super::floats::{Floats, Vector, exp, exp_pair};
+use super::floats::{Floats, Frame, Vector, exp};
 use super::passes::{pairs_of, prefetch};
 use super::span::{F32, Read, Source, Span, typed};
 use crate::lanes::{LANES, Lanes};
@@ -10,7 +10,7 @@ use crate::lanes::{LANES, Lanes};
 pub(crate) enum Map {
     /// exp(x - max) * scale
     Exp { max: f32, scale: f32 },
-    /// exp(x) * scale * 2^-exponent
+    /// exp(x) * scale * 2^-exponent, which is no more than 2
     Pair { scale: f32, exponent: f32 },
     /// x * scale
     Scale(f32),
@@ -57,13 +57,25 @@ macro_rules! make {
 }
 
 make!(Exp { max, scale }, |self, s, l, x| l.mul(exp(s, l.sub(x, self.max)), self.scale));
-make!(Pair { scale, exponent, least }, |self, s, l, x| {
-    let (p, n) = exp_pair(s, l.max(self.least, x));
-    s.scale(l.mul(p, self.scale), l.sub(n, self.exponent))
-});
 make!(Scale { scale }, |self, s, l, x| l.mul(x, self.scale));
 make!(Shift { high, low }, |self, s, l, x| l.sub(l.sub(x, self.high), self.low));
 make!(Stable { scale }, |self, s, l, x| l.mul(super::stable::s(s, x), self.scale));
+
+/// exp(x) * scale * 2^-exponent
+struct Pair<V> {
+    frame: Frame<V>,
+    scale: V,
+}
+
+impl<S: Floats> Make<S> for Pair<Vector<S>> {
+    const FILL: f32 = 0.0;
+
+    #[inline(always)]
+    fn make(&mut self, s: S, x: Vector<S>, _lane: usize) -> Vector<S> {
+        let (p, f) = self.frame.exp(s, x);
+        s.lanes().mul(s.lanes().mul(p, self.scale), f)
+    }
+}
 
 #[inline(always)]
 pub(crate) fn map<S: Floats>(s: S, op: Map, span: Span<'_>, store: Store) {
@@ -71,7 +83,7 @@ pub(crate) fn map<S: Floats>(s: S, op: Map, span: Span<'_>, store: Store) {
     match op {
         Map::Exp { max, scale } => mapped(s, &mut Exp { max: v(max), scale: v(scale) }, span, store),
         Map::Pair { scale, exponent } => {
-            mapped(s, &mut of_pair(s, scale, exponent), span, store);
+            mapped(s, &mut of_pair(s, (scale, exponent)), span, store);
         }
         Map::Scale(scale) => mapped(s, &mut Scale { scale: v(scale) }, span, store),
         Map::Shift { high, low } => mapped(s, &mut Shift { high: v(high), low: v(low) }, span, store),
@@ -161,7 +173,7 @@ pub(crate) fn short_rows<S: Floats>(s: S, source: Option<Source<'_>>, row_len: u
                 if !sum.holds() {
                     return i;
                 }
-                in_place(s, &mut of_pair(s, sum.inverse(), sum.exponent), row);
+                in_place(s, &mut of_pair(s, sum.inverse()), row);
             }
             out.len() / row_len
         }
@@ -178,15 +190,14 @@ fn short_rows_of<S: Floats>(s: S, mut x: impl Read, row_len: usize, out: &mut [f
         if !sum.holds() {
             return i;
         }
-        apart::<S, _, false>(s, &mut of_pair(s, sum.inverse(), sum.exponent), row, out);
+        apart::<S, _, false>(s, &mut of_pair(s, sum.inverse()), row, out);
     }
     out.len() / row_len
 }
 
 #[inline(always)]
-fn of_pair<S: Floats>(s: S, scale: f32, exponent: f32) -> Pair<Vector<S>> {
-    let v = |x| s.lanes().splat(x);
-    Pair { scale: v(scale), exponent: v(exponent), least: v(-16384.0) }
+fn of_pair<S: Floats>(s: S, (scale, exponent): (f32, f32)) -> Pair<Vector<S>> {
+    Pair { frame: Frame::new(s, exponent), scale: s.lanes().splat(scale) }
 }
 
 /// Streams what lies on whole lines of 64 bytes; stores plainly before and after. [`fence`] is left to the caller.

@@ -1,17 +1,25 @@
 //! The passes that reduce: over one chunk of a row each, reading it once. Lanes are summed in f32 for a few thousand
 //! elements, then in f64, so that the length of a row does not show in the sums.
 
-use super::floats::{Floats, Vector, exp, exp_pair};
+use super::floats::{Floats, Frame, Vector, exp};
 use super::map::store_vectors;
 use super::span::{Read, Source, Span, typed};
 use crate::lanes::{LANES, Lanes};
 
-/// Vectors whose lanes are summed in f32: 4096 elements.
+/// Vectors whose lanes are summed in f32: 4096 elements at most.
 const BLOCK: usize = 256;
-/// Bytes ahead of a load for which memory is asked: the best of 1 to 8 KiB, which differ by a few hundredths.
-pub(super) const AHEAD: usize = 4096;
-/// Below this an element's pair is (1, `LEAST_N`): rows whose sum is near it take another way.
-const LEAST: f32 = -16384.0;
+/// Terms of a lane that are added one after the other; then these sums are. Equal terms, whose roundings all go one way, err
+/// by a third of an ULP each.
+const RUN: usize = 8;
+/// Bytes ahead of a load for which memory is asked: of 1, 2, 4 and 8 KiB the best, by 6 to 17 %.
+pub(super) const AHEAD: usize = 2048;
+/// A block whose sum is not between these, in units of its frame, is summed in a frame of its own.
+const SUM_LEAST: f64 = 1.0 / 18_446_744_073_709_551_616.0;
+const SUM_MOST: f64 = 1_267_650_600_228_229_401_496_703_205_376.0;
+/// Exponents up to which pairs stand for a row, and up to which blocks are summed as pairs: what a row that holds leaves out
+/// is below 2^-5000 of it.
+const HELD: f32 = 20_000.0;
+const SUMMED: f32 = 25_000.0;
 
 /// A sum of exponentials as `value * 2^exponent` (Dukhan & Ablavatski, arXiv 2001.04438, algorithm 3).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,17 +38,30 @@ impl Pair {
         Self { value: high.value + low.value * power_of_two(low.exponent - high.exponent), exponent: high.exponent }
     }
 
-    /// What mantissas are multiplied by.
+    /// The scale, at most 1, and the exponent with exp(x) / sum = exp(x) * scale * 2^-exponent.
     #[inline(always)]
-    pub(super) fn inverse(self) -> f32 {
-        (1.0 / self.value) as f32
+    pub(super) fn inverse(self) -> (f32, f32) {
+        if (1.0..1e9).contains(&self.value) {
+            return ((1.0 / self.value) as f32, self.exponent);
+        }
+        let up = (((self.value.to_bits() >> 52) as i32) - 1023).min(1000);
+        let down = f64::from_bits(((1023 - up) as u64) << 52);
+        ((1.0 / (self.value * down)) as f32, self.exponent + up as f32)
     }
 
     /// Whether it stands for the row: all elements are in the range where pairs are exact. No infinity or NaN passes,
     /// nor a row without an element above about -13 860.
+    #[inline(always)]
     pub(super) fn holds(self) -> bool {
-        self.value.is_finite() && self.exponent.abs() <= 20_000.0
+        self.value.is_finite() && self.exponent.abs() <= HELD
     }
+}
+
+/// The exponent of exp(x), where pairs hold for it.
+#[inline(always)]
+pub(super) fn exponent_of(x: f32) -> Option<f32> {
+    let exponent = (x * std::f32::consts::LOG2_E).round_ties_even();
+    (exponent.abs() <= HELD).then_some(exponent)
 }
 
 /// 2^n for an integer n of at most 0; 0 from -1000 down.
@@ -107,9 +128,9 @@ fn load<S: Floats, R: Read>(s: S, _of: R, from: &R::Chunk) -> Vector<S> {
     R::load(s, from)
 }
 
-/// What a summing pass adds up.
+/// What a summing pass adds up. -inf adds 0.
 trait Term<S: Floats>: Copy {
-    fn of(self, s: S, x: Vector<S>) -> Vector<S>;
+    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S>;
 }
 
 /// exp(x - max)
@@ -118,8 +139,31 @@ struct ExpMinus<V>(V);
 
 impl<S: Floats> Term<S> for ExpMinus<Vector<S>> {
     #[inline(always)]
-    fn of(self, s: S, x: Vector<S>) -> Vector<S> {
-        exp(s, s.lanes().sub(x, self.0))
+    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+        s.lanes().add(sum, exp(s, s.lanes().sub(x, self.0)))
+    }
+}
+
+/// exp(x) in units of a frame that x may leave.
+#[derive(Clone, Copy)]
+struct ExpWithin<V>(Frame<V>);
+
+impl<S: Floats> Term<S> for ExpWithin<Vector<S>> {
+    #[inline(always)]
+    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+        self.0.add_exp(s, x, sum)
+    }
+}
+
+/// The same where x cannot lie above.
+#[derive(Clone, Copy)]
+struct ExpBelow<V>(Frame<V>);
+
+impl<S: Floats> Term<S> for ExpBelow<Vector<S>> {
+    #[inline(always)]
+    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+        let (p, f) = self.0.exp(s, x);
+        s.mul_add(p, f, sum)
     }
 }
 
@@ -129,34 +173,89 @@ struct Stable;
 
 impl<S: Floats> Term<S> for Stable {
     #[inline(always)]
-    fn of(self, s: S, x: Vector<S>) -> Vector<S> {
-        super::stable::s(s, x)
+    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+        s.lanes().add(sum, super::stable::s(s, x))
+    }
+}
+
+/// A block of vectors that are summed in f32, and the vector after the last block.
+struct Block<'a, C, V> {
+    vectors: &'a [C],
+    tail: Option<V>,
+}
+
+/// Cuts floats in blocks. The last, filled up vector goes with the block before it: a fold of sixteen lanes takes as long as
+/// several vectors.
+struct Blocks<'a, C, V> {
+    rest: Option<&'a [C]>,
+    tail: Option<V>,
+    /// Vectors of a block.
+    len: usize,
+}
+
+impl<'a, C, V: Copy> Iterator for Blocks<'a, C, V> {
+    type Item = Block<'a, C, V>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.rest?;
+        let (vectors, rest) = rest.split_at(rest.len().min(self.len));
+        self.rest = (!rest.is_empty()).then_some(rest);
+        Some(Block { vectors, tail: if rest.is_empty() { self.tail } else { None } })
     }
 }
 
 #[inline(always)]
-fn sum_terms<S: Floats, R: Read>(s: S, x: R, term: impl Term<S>, fill: f32) -> f64 {
+fn blocks<S: Floats, R: Read>(s: S, x: R, chunks: &R::Slice) -> Blocks<'_, R::Chunk, Vector<S>> {
+    Blocks { rest: Some(chunks.as_ref()), tail: x.tail(s, f32::NEG_INFINITY), len: BLOCK.min(RUN * RUN * S::GROUP) }
+}
+
+#[inline(always)]
+fn sum_block<S: Floats, R: Read>(
+    s: S,
+    _of: R,
+    block: &Block<'_, R::Chunk, Vector<S>>,
+    term: impl Term<S>,
+) -> Vector<S> {
     let l = s.lanes();
-    let mut total = 0.0;
-    for block in x.chunks().as_ref().chunks(BLOCK) {
-        let mut acc = [l.splat(0.0); 4];
-        let (fours, rest) = block.as_chunks::<4>();
-        for four in fours {
-            for (acc, v) in acc.iter_mut().zip(four) {
-                prefetch(s, v);
-                *acc = l.add(*acc, term.of(s, R::load(s, v)));
+    let zero = l.splat(0.0);
+    let mut total = zero;
+    for part in block.vectors.chunks(RUN * S::GROUP) {
+        let mut groups = part.chunks_exact(S::GROUP);
+        if groups.len() > 0 {
+            let mut sums = [zero; 8];
+            for group in &mut groups {
+                for i in 0..S::GROUP {
+                    prefetch(s, &group[i]);
+                    sums[i] = term.add(s, R::load(s, &group[i]), sums[i]);
+                }
             }
+            // By halves: less of a chain, and fewer roundings on the way of each.
+            let mut half = S::GROUP / 2;
+            while half > 0 {
+                for i in 0..half {
+                    sums[i] = l.add(sums[i], sums[i + half]);
+                }
+                half /= 2;
+            }
+            total = l.add(total, sums[0]);
         }
-        for v in rest {
-            acc[0] = l.add(acc[0], term.of(s, R::load(s, v)));
+        for v in groups.remainder() {
+            total = term.add(s, R::load(s, v), total);
         }
-        total += f64::from(l.sum(l.add(l.add(acc[0], acc[1]), l.add(acc[2], acc[3]))));
     }
-    if let Some(v) = x.tail(s, fill) {
-        let mut terms = [0.0; LANES];
-        l.store(term.of(s, v), &mut terms);
-        terms[x.len() % LANES..].fill(0.0);
-        total += f64::from(l.sum(l.load(&terms)));
+    if let Some(x) = block.tail {
+        total = term.add(s, x, total);
+    }
+    total
+}
+
+#[inline(always)]
+fn sum_terms<S: Floats, R: Read>(s: S, x: R, term: impl Term<S>) -> f64 {
+    let chunks = x.chunks();
+    let mut total = 0.0;
+    for block in blocks(s, x, &chunks) {
+        total += f64::from(s.lanes().sum(sum_block(s, x, &block, term)));
     }
     total
 }
@@ -164,48 +263,59 @@ fn sum_terms<S: Floats, R: Read>(s: S, x: R, term: impl Term<S>, fill: f32) -> f
 #[inline(always)]
 pub(crate) fn sum_exp<S: Floats>(s: S, x: Source<'_>, max: f32) -> f64 {
     let term = ExpMinus(s.lanes().splat(max));
-    typed!(x, |x| sum_terms(s, x, term, f32::NEG_INFINITY))
+    typed!(x, |x| sum_terms(s, x, term))
+}
+
+/// The sum of exp(x) / 2^exponent, where x lies below that.
+#[inline(always)]
+pub(crate) fn sum_below<S: Floats>(s: S, x: Source<'_>, exponent: f32) -> f64 {
+    let term = ExpBelow(Frame::new(s, exponent));
+    typed!(x, |x| sum_terms(s, x, term))
 }
 
 #[inline(always)]
 pub(crate) fn stable_sum<S: Floats>(s: S, x: Source<'_>) -> f64 {
-    typed!(x, |x| sum_terms(s, x, Stable, 0.0))
+    typed!(x, |x| sum_terms(s, x, Stable))
 }
 
-/// The sum of what it leaves in the span: exp(x - max).
+/// The sum of what it leaves in the span: exp(x) / 2^exponent, where x lies below that.
 #[inline(always)]
-pub(crate) fn store_exp<S: Floats>(s: S, span: Span<'_>, max: f32) -> f64 {
+pub(crate) fn store_below<S: Floats>(s: S, span: Span<'_>, exponent: f32) -> f64 {
     let Span { source, out } = span;
     let mut total = 0.0;
-    for (i, out) in out.chunks_mut(BLOCK * LANES).enumerate() {
-        let source = source.map(|source| source.slice(i * BLOCK * LANES, out.len()));
-        total += store_block(s, source, out, max);
+    // Shorter blocks than where nothing is stored: four sums take turns.
+    let len = BLOCK / 4 * LANES;
+    for (i, out) in out.chunks_mut(len).enumerate() {
+        let source = source.map(|source| source.slice(i * len, out.len()));
+        total += store_block(s, source, out, exponent);
     }
     total
 }
 
 #[inline(always)]
-fn store_block<S: Floats>(s: S, source: Option<Source<'_>>, out: &mut [f32], max: f32) -> f64 {
-    let term = ExpMinus(s.lanes().splat(max));
-    let mut acc = Sum { term, acc: [s.lanes().splat(0.0); 4] };
-    store_vectors(s, &mut acc, source, out);
+fn store_block<S: Floats>(s: S, source: Option<Source<'_>>, out: &mut [f32], exponent: f32) -> f64 {
     let l = s.lanes();
-    f64::from(l.sum(l.add(l.add(acc.acc[0], acc.acc[1]), l.add(acc.acc[2], acc.acc[3]))))
+    let mut stored = Stored { frame: Frame::new(s, exponent), sums: [l.splat(0.0); 4] };
+    store_vectors(s, &mut stored, source, out);
+    let [a, b, c, d] = stored.sums;
+    f64::from(l.sum(l.add(l.add(a, b), l.add(c, d))))
 }
 
 /// Sums what it makes.
-pub(super) struct Sum<T, V> {
-    term: T,
-    acc: [V; 4],
+struct Stored<V> {
+    frame: Frame<V>,
+    sums: [V; 4],
 }
 
-impl<S: Floats, T: Term<S>> super::map::Make<S> for Sum<T, Vector<S>> {
+impl<S: Floats> super::map::Make<S> for Stored<Vector<S>> {
     const FILL: f32 = f32::NEG_INFINITY;
 
     #[inline(always)]
     fn make(&mut self, s: S, x: Vector<S>, lane: usize) -> Vector<S> {
-        let y = self.term.of(s, x);
-        self.acc[lane] = s.lanes().add(self.acc[lane], y);
+        let l = s.lanes();
+        let (p, f) = self.frame.exp(s, x);
+        let y = l.mul(p, f);
+        self.sums[lane] = l.add(self.sums[lane], y);
         y
     }
 }
@@ -239,67 +349,47 @@ pub(crate) fn pairs<S: Floats>(s: S, x: Source<'_>) -> Pair {
 
 #[inline(always)]
 pub(super) fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
-    let l = s.lanes();
-    let mut total = Pair::ZERO;
-    let mut tail = x.tail(s, f32::NEG_INFINITY);
     let chunks = x.chunks();
-    let mut blocks = chunks.as_ref().chunks(BLOCK.min(64 * S::GROUP)).peekable();
-    while let Some(block) = blocks.next() {
-        let (mut v, mut e) = (l.splat(0.0), l.splat(-30_000.0));
-        let mut groups = block.chunks_exact(S::GROUP);
-        for group in &mut groups {
-            let (mut p, mut n) = ([v; 8], [e; 8]);
-            let mut m = e;
-            for i in 0..S::GROUP {
-                prefetch(s, &group[i]);
-                (p[i], n[i]) = exp_pair(s, l.max(l.splat(LEAST), R::load(s, &group[i])));
-                m = l.max(n[i], m);
-            }
-            for i in 0..S::GROUP {
-                p[i] = s.scale(p[i], l.sub(n[i], m));
-            }
-            // By halves: less of a chain, and fewer roundings on the way of each.
-            let mut half = S::GROUP / 2;
-            while half > 0 {
-                for i in 0..half {
-                    p[i] = l.add(p[i], p[i + half]);
-                }
-                half /= 2;
-            }
-            v = l.add(s.scale(v, l.sub(e, m)), p[0]);
-            e = m;
+    let mut exponent = near(x.first());
+    let mut total = Pair::ZERO;
+    for block in blocks(s, x, &chunks) {
+        let sum = sum_block(s, x, &block, ExpWithin(Frame::new(s, exponent)));
+        let mut pair = Pair { value: f64::from(s.lanes().sum(sum)), exponent };
+        // NaN is neither.
+        let fits = pair.value < SUM_MOST && (pair.value > SUM_LEAST || total.value > 0.0);
+        if !fits {
+            pair = again(s, x, &block, pair);
+            exponent = if pair.value > 0.0 { pair.exponent } else { exponent };
         }
-        for x in groups.remainder() {
-            (v, e) = one(s, v, e, R::load(s, x));
-        }
-        // The last vector goes with the block before it: a fold of sixteen lanes takes as long as several vectors.
-        if blocks.peek().is_none()
-            && let Some(x) = tail.take()
-        {
-            (v, e) = one(s, v, e, x);
-        }
-        total = total.add(folded(s, v, e));
-    }
-    if let Some(x) = tail {
-        let (v, e) = one(s, l.splat(0.0), l.splat(-30_000.0), x);
-        total = total.add(folded(s, v, e));
+        total = total.add(pair);
     }
     total
 }
 
-/// Adds one vector to sums of pairs.
+/// A frame that most rows fit which begin with x: 1, or the power of two next to exp(x).
 #[inline(always)]
-fn one<S: Floats>(s: S, v: Vector<S>, e: Vector<S>, x: Vector<S>) -> (Vector<S>, Vector<S>) {
-    let l = s.lanes();
-    let (p, n) = exp_pair(s, l.max(l.splat(LEAST), x));
-    let m = l.max(n, e);
-    (l.add(s.scale(v, l.sub(e, m)), s.scale(p, l.sub(n, m))), m)
+fn near(x: f32) -> f32 {
+    if x.abs() <= 32.0 { 0.0 } else { exponent_of(x).unwrap_or(0.0) }
 }
 
-/// The sum of sixteen pairs.
+/// A block's sum in the frame of its largest element.
 #[inline(always)]
-fn folded<S: Floats>(s: S, v: Vector<S>, e: Vector<S>) -> Pair {
+fn again<S: Floats, R: Read>(s: S, x: R, block: &Block<'_, R::Chunk, Vector<S>>, pair: Pair) -> Pair {
     let l = s.lanes();
-    let exponent = l.greatest(e);
-    Pair { value: f64::from(l.sum(s.scale(v, l.sub(e, l.splat(exponent))))), exponent }
+    if pair.value.is_nan() {
+        return pair;
+    }
+    let mut most = block.tail.unwrap_or(l.splat(f32::NEG_INFINITY));
+    for v in block.vectors {
+        most = l.max(R::load(s, v), most);
+    }
+    let exponent = (l.greatest(most) * std::f32::consts::LOG2_E).round_ties_even();
+    if exponent < -SUMMED {
+        return Pair::ZERO;
+    }
+    if exponent > SUMMED {
+        return Pair { value: f64::NAN, exponent: 0.0 };
+    }
+    let sum = sum_block(s, x, block, ExpBelow(Frame::new(s, exponent)));
+    Pair { value: f64::from(l.sum(sum)), exponent }
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::caches::l2_bytes;
 use super::map::{Map, Store};
-use super::passes::{Online, Pair};
+use super::passes::{Online, Pair, exponent_of};
 use super::span::{Source, Span};
 use super::table::SoftmaxKernels;
 use crate::lanes::LANES;
@@ -13,9 +13,6 @@ use crate::lanes::LANES;
 pub(super) const CHUNK: usize = 1 << 16;
 /// Bytes of output from which it is stored around the caches: a fifth less time from 32 MiB of one row, nothing at 16.
 const STREAMED: usize = 24 << 20;
-/// Elements of a row from which that is so. Shorter ones alternate between reading and streaming too often: rows of 256 take
-/// 1.7 to 2.1 times as long, of 1024 1.12 times, of 4096 0.8 times.
-const STREAMED_ROW: usize = 2048;
 /// Elements of a row up to which calls between passes show.
 const SHORT: usize = 2048;
 
@@ -64,12 +61,19 @@ pub struct Options {
 fn short(kernels: &SoftmaxKernels, row_len: usize, beyond_l2: bool) -> bool {
     let whole = row_len.is_multiple_of(LANES);
     match kernels.table {
-        // A last vector that is not full costs as much as several, in every pass: 1.2 to 3 times the time in three.
-        "avx512" if !whole => row_len < 2048,
-        "avx512" => row_len <= if beyond_l2 { 1024 } else { 512 },
-        _ if !whole => row_len <= 256,
-        _ => row_len <= 192,
+        // A last vector that is not full costs as much as several, in every pass.
+        "avx512" if !whole || beyond_l2 => row_len <= 1024,
+        "avx512" => row_len <= 768,
+        _ if beyond_l2 => row_len <= 512,
+        _ if !whole => row_len <= 320,
+        _ => row_len <= 256,
     }
+}
+
+/// Elements of a row from which it is stored around the caches. Shorter ones alternate between reading and streaming too
+/// often: rows of 512 take 1.3 times as long, of 1024 1.2 times with AVX2 but 0.85 times with AVX-512.
+fn streamed_row(kernels: &SoftmaxKernels) -> usize {
+    if kernels.table == "avx512" { 1024 } else { 2048 }
 }
 
 /// What is decided before the first row.
@@ -90,11 +94,10 @@ impl Plan {
         n: usize,
         in_place: bool,
     ) -> Self {
-        let streamed = !in_place && size_of::<f32>() * n >= STREAMED && row_len >= STREAMED_ROW;
+        let streamed = !in_place && size_of::<f32>() * n >= STREAMED && row_len >= streamed_row(kernels);
         let bytes_each = size_of::<f32>() * if in_place { 1 } else { 2 };
         let (worked_on, all) = (bytes_each * row_len, bytes_each * n);
-        // AVX2 is bound by its exponentials longer: two passes are behind by 4 to 12 % from 4 to 48 MiB that are worked on.
-        let near = l2_bytes() * if kernels.table == "avx2" { 24 } else { 1 };
+        let near = l2_bytes();
         // Rows that each fit, and come from memory all the same: 2 to 5 % at 8192 elements, 14 to 30 % from 16384 up.
         let from_memory = kernels.table == "avx512" && row_len >= 8192 && all > 2 * near;
         let far = streamed || from_memory || worked_on > near;
@@ -114,35 +117,49 @@ impl Plan {
         self.variant == Variant::TwoPass && self.store == Store::Plain && row_len <= SHORT
     }
 
-    /// Softmax of a row.
+    /// Softmax of a row. Exponentials are taken relative to a power of two, which loses nothing; where rows lie too far off
+    /// for that, relative to the maximum: there the difference is exact.
     pub(super) fn softmax(self, mut row: Span<'_>) {
         let k = self.kernels;
         match self.variant {
             Variant::TwoPass => {
                 let sum = self.pairs(row.read());
-                if sum.holds() {
-                    return self.map(Map::Pair { scale: sum.inverse(), exponent: sum.exponent }, row);
-                }
-                self.recompute(row);
+                if sum.holds() { self.divide(row, sum) } else { self.recompute(row) }
             }
             Variant::ThreePassRecompute => self.recompute(row),
             Variant::ThreePassReload => {
                 let max = self.max(row.read());
-                let sum = self.fold_spans(row.reborrow(), |span| (k.store_exp)(span, max), 0.0, |a, b| a + b);
+                let Some(exponent) = exponent_of(max) else { return self.below_max(row, max) };
+                // One less, so that the sum is above 1 and what is stored below the normal numbers ends below them.
+                let store = |span: Span<'_>| (k.store_below)(span, exponent - 1.0);
+                let sum = self.fold_spans(row.reborrow(), store, 0.0, |a, b| a + b);
                 let stored = Span { source: None, out: row.out };
                 self.map(Map::Scale((1.0 / sum) as f32), stored);
             }
             Variant::Online => {
                 let Online { max, sum } = self.fold(row.read(), k.online, Online::ZERO, Online::add);
-                // Nothing above -inf: 0 / 0.
-                self.map(Map::Exp { max, scale: (1.0 / sum) as f32 }, row);
+                let Some(exponent) = exponent_of(max) else { return self.below_max(row, max) };
+                let above = f64::from(max) - f64::from(exponent) * std::f64::consts::LN_2;
+                self.divide(row, Pair { value: sum * above.exp(), exponent });
             }
         }
     }
 
     fn recompute(self, row: Span<'_>) {
         let max = self.max(row.read());
+        let Some(exponent) = exponent_of(max) else { return self.below_max(row, max) };
+        let value = self.fold(row.read(), |x| (self.kernels.sum_below)(x, exponent), 0.0, |a, b| a + b);
+        self.divide(row, Pair { value, exponent });
+    }
+
+    fn divide(self, row: Span<'_>, sum: Pair) {
+        let (scale, exponent) = sum.inverse();
+        self.map(Map::Pair { scale, exponent }, row);
+    }
+
+    fn below_max(self, row: Span<'_>, max: f32) {
         let sum = self.sum_exp(row.read(), max);
+        // Nothing above -inf: 0 / 0.
         self.map(Map::Exp { max, scale: (1.0 / sum) as f32 }, row);
     }
 

@@ -13,7 +13,8 @@ pub(super) static SCALAR: SoftmaxKernels = SoftmaxKernels {
     table: "scalar",
     max: |x| passes::max(Scalar, x),
     sum_exp: |x, max| passes::sum_exp(Scalar, x, max),
-    store_exp: |span, max| passes::store_exp(Scalar, span, max),
+    sum_below: |x, exponent| passes::sum_below(Scalar, x, exponent),
+    store_below: |span, exponent| passes::store_below(Scalar, span, exponent),
     online: |x| passes::online(Scalar, x),
     pairs: |x| passes::pairs(Scalar, x),
     stable_sum: |x| passes::stable_sum(Scalar, x),
@@ -64,6 +65,14 @@ impl Floats for Scalar {
             *p *= f32::from_bits((n + (crate::lanes::MAGIC + 127.0)).to_bits() << 23);
         }
         p
+    }
+
+    #[inline(always)]
+    fn power(self, mut shifted: F) -> F {
+        for x in &mut shifted {
+            *x = f32::from_bits(x.to_bits() << 23);
+        }
+        shifted
     }
 
     #[inline(always)]

@@ -69,8 +69,8 @@ pub(super) trait Read: Copy {
     fn load<S: Floats>(s: S, from: &Self::Chunk) -> Vector<S>;
     /// The last few, filled up.
     fn tail<S: Floats>(self, s: S, fill: f32) -> Option<Vector<S>>;
-    /// How many there are.
-    fn len(self) -> usize;
+    /// The first; 0 where there is none.
+    fn first(self) -> f32;
     /// The floats before one, and those from it on.
     fn split_at(self, n: usize) -> (Self, Self);
 }
@@ -108,8 +108,8 @@ impl<'a> Read for F32<'a> {
     }
 
     #[inline(always)]
-    fn len(self) -> usize {
-        self.0.len()
+    fn first(self) -> f32 {
+        self.0.first().copied().unwrap_or(0.0)
     }
 
     #[inline(always)]
@@ -149,8 +149,12 @@ impl<'a, const HALF: bool> Read for Narrow<'a, HALF> {
     }
 
     #[inline(always)]
-    fn len(self) -> usize {
-        self.0.len() / 2
+    fn first(self) -> f32 {
+        match self.0.first_chunk::<2>() {
+            Some(bytes) if HALF => half::f16::from_le_bytes(*bytes).to_f32(),
+            Some(bytes) => half::bf16::from_le_bytes(*bytes).to_f32(),
+            None => 0.0,
+        }
     }
 
     #[inline(always)]
