@@ -85,6 +85,7 @@ impl Layout {
             rows: matrix.rows,
             columns: matrix.columns,
             bits: match matrix.bits {
+                1 => 2,
                 bits @ 2..=4 => bits.into(),
                 _ => 8,
             },

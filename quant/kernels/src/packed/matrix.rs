@@ -12,7 +12,7 @@ pub struct CodedMatrix<'a> {
     pub rows: usize,
     /// Input columns.
     pub columns: usize,
-    /// Bits of a code, 2 to 8; only these count. 5 to 7 are kept in 8.
+    /// Bits of a code, 1 to 8; only these count. 1 is kept in 2, and 5 to 7 are in 8.
     pub bits: u8,
     /// Columns that share a scale; the last group of a row may be short, and `columns` or more means the whole row.
     /// Multiples of 32 are best: other groups are filled up to one.
@@ -31,10 +31,13 @@ pub enum Zeros<'a> {
     /// `code - zero` with a zero for each group, row after row: an asymmetric grid. Up to 16 where codes have 4 bits or
     /// less.
     PerGroup(&'a [u8]),
-    /// `code - zero` with one zero for all: a symmetric grid, or a mid-rise one such as `StatsQ`, whose zero lies half
-    /// between two codes. Any finite zero will do; multiples of 1/2 keep integer products exact.
+    /// `code - zero` with one zero for all: a symmetric grid, or a mid-rise one such as `StatsQ`, whose levels are
+    /// `(k + 1/2) * step` for `k` from `-2^(bits - 1)` up: with codes from 0, scales of `step` and a zero of
+    /// `2^(bits - 1) - 1/2`. Any finite zero will do; multiples of 1/2 keep integer products exact.
     Shared(f32),
-    /// `level[code]`, up to 4 bits: the first `2^bits` levels count, missing ones are 0.
+    /// `level[code]`, up to 4 bits: the first `2^bits` levels count, missing ones are 0. One codebook for the matrix, such
+    /// as that of NF4, times the scale of each group; f32 products take the levels as they are, int8 products as bytes
+    /// ([`Activations::Int8`](super::Activations::Int8) states the error).
     Codebook(&'a [f32]),
 }
 
@@ -53,7 +56,7 @@ pub enum PackedMatrixError {
         group: usize,
     },
     /// Codes of no width this crate knows.
-    #[error("codes of {bits} bits: expected 2 to 8, for a codebook 2 to 4")]
+    #[error("codes of {bits} bits: expected 1 to 8, for a codebook 1 to 4")]
     Bits {
         /// Bits asked for.
         bits: u8,
@@ -308,7 +311,7 @@ fn check(matrix: &CodedMatrix<'_>) -> Result<(), PackedMatrixError> {
         return Err(PackedMatrixError::Empty { rows, columns, group });
     }
     let is_codebook = matches!(matrix.zeros, Zeros::Codebook(_));
-    if !(2..=8).contains(&bits) || is_codebook && bits > 4 {
+    if !(1..=8).contains(&bits) || is_codebook && bits > 4 {
         return Err(PackedMatrixError::Bits { bits });
     }
     let same = |what, expected, found| {

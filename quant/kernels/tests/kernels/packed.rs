@@ -118,9 +118,9 @@ fn cases(random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in shapes {
         for group in [32, 64, 128, 16, 48, 256, usize::MAX] {
-            for bits in 2..=8 {
+            for bits in 1..=8 {
                 cases.extend(kinds.iter().map(|kind| Case::new(random, shape, bits, group, *kind)));
-                if bits <= 4 {
+                if (2..=4).contains(&bits) {
                     cases.extend(codebooks.iter().map(|kind| Case::new(random, shape, bits, group, *kind)));
                 }
             }
@@ -301,7 +301,7 @@ fn int8_activations_err_by_half_a_step() {
 #[test]
 fn the_largest_products_do_not_overflow() {
     let mut random = Random::new(6);
-    for bits in 2..=8 {
+    for bits in 1..=8 {
         for kind in [Kind::Asymmetric, Kind::Symmetric] {
             for signs in [[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]] {
                 let mut case = Case::new(&mut random, (16, 512), bits, 128, kind);
@@ -423,6 +423,7 @@ fn what_does_not_fit_is_refused() {
         PackedMatrixError::Empty { rows: 0, columns: 64, group: 32 }
     );
     assert_eq!(refused(CodedMatrix { bits: 9, ..source }), PackedMatrixError::Bits { bits: 9 });
+    assert_eq!(refused(CodedMatrix { bits: 0, ..source }), PackedMatrixError::Bits { bits: 0 });
     let length = |what, expected, found| PackedMatrixError::Length { what, expected, found };
     assert_eq!(refused(CodedMatrix { codes: &[0; 9], ..source }), length("codes", 256, 9));
     assert_eq!(refused(CodedMatrix { group: 64, ..source }), length("scales", 4, 8));
