@@ -223,22 +223,57 @@ pub fn write_elements(kernels: &Kernels, dtype: Dtype, values: &[f32], out: &mut
     }
 }
 
-/// Casts rows of a weight to an element type.
-pub fn cast_rows(kernels: &Kernels, weight: &Weight, rows: Range<usize>, dtype: Dtype, out: &mut Vec<u8>) {
+/// The least magnitude that rounds to infinity in a type narrower than f32: half a unit above the largest number.
+fn overflows_from(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F16 => 65520.0,
+        Dtype::Bf16 => f32::from_bits(0x7f7f_8000),
+        _ => f32::INFINITY,
+    }
+}
+
+/// Casts rows of a weight to an element type. NaN and infinities stay what they are.
+///
+/// # Errors
+/// `RunError::Overflow` for the first finite value of the rows that the type does not hold.
+pub fn cast_rows(
+    kernels: &Kernels,
+    weight: &Weight,
+    rows: Range<usize>,
+    dtype: Dtype,
+    out: &mut Vec<u8>,
+) -> Result<(), RunError> {
     let columns = weight.columns();
     out.resize(rows.len() * columns * dtype.bytes(), 0);
     let width = columns * dtype.bytes();
     if width == 0 {
-        return;
+        return Ok(());
     }
-    out.par_chunks_mut(width).enumerate().for_each_init(
-        || vec![0.0; columns],
-        |values, (index, bytes)| {
-            let row = rows.start + index;
-            weight.read_rows(kernels, row..row + 1, values);
-            write_elements(kernels, dtype, values, bytes);
-        },
-    );
+    let bound = overflows_from(dtype);
+    let overflows = |value: &f32| value.is_finite() && value.abs() >= bound;
+    let first = out
+        .par_chunks_mut(width)
+        .enumerate()
+        .map_init(
+            || vec![0.0; columns],
+            |values, (index, bytes)| {
+                let row = rows.start + index;
+                weight.read_rows(kernels, row..row + 1, values);
+                write_elements(kernels, dtype, values, bytes);
+                // Without a branch an element, since next to no row has one.
+                let any = values.iter().fold(false, |any, value| any | overflows(value));
+                let column = if any { values.iter().position(overflows) } else { None };
+                column.map(|column| (row * columns + column, values[column]))
+            },
+        )
+        .find_first(Option::is_some);
+    match first.flatten() {
+        None => Ok(()),
+        Some((index, value)) => {
+            let (file, tensor) = (weight.file().to_owned(), weight.name.clone());
+            Err(RunError::Overflow { file, tensor, index, value, dtype })
+        }
+    }
 }
 
 /// The squared error of a stored tensor against its source, summed as the quantizer sums it.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::tensor::Dtype;
+
 /// Anything that stops the pipeline.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -233,6 +235,20 @@ pub enum RunError {
         /// What it is: `NaN`, `inf` or `-inf`.
         value: f32,
     },
+    /// A finite value beyond the type that it was to be stored in.
+    #[error("tensor {tensor:?} of `{}` holds {value} at index {index}, more than {dtype} can hold", file.display())]
+    Overflow {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the element.
+        index: usize,
+        /// What it is.
+        value: f32,
+        /// The type asked for.
+        dtype: Dtype,
+    },
     /// Codes that another container cannot say.
     #[error("tensor {tensor:?} of `{}` cannot go into {container} as it is: {why}", file.display())]
     CannotHold {
@@ -351,6 +367,10 @@ impl RunError {
         match self {
             Self::CannotHold { .. } => Some("--requantize chooses new codes".into()),
             Self::NonFinite { tensor, .. } => Some(format!("`--keep '{tensor}'` copies it as it is")),
+            Self::Overflow { dtype: Dtype::Bf16, .. } => {
+                Some("f32 holds it: `--dtype f32`, or `convert --to f32`".into())
+            }
+            Self::Overflow { .. } => Some("bf16 and f32 hold it: `--dtype bf16`, or `convert --to bf16`".into()),
             Self::Interrupted { partial } => {
                 Some(format!("the same command with --resume goes on; finished tensors are in `{}`", partial.display()))
             }

@@ -10,7 +10,7 @@ use reweight_quant::kernels::Kernels;
 use reweight_quant::pack::Container;
 use reweight_quant::plan::{Method, Plan, PlanOptions, Quantized};
 use reweight_quant::scheme::Scheme;
-use reweight_quant::store::{Model, Weight};
+use reweight_quant::store::{Model, Storage, Weight};
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
@@ -121,13 +121,18 @@ fn options(arguments: &Convert, model: &Model) -> anyhow::Result<PlanOptions> {
                 let scheme = asked.transpose()?.unwrap_or_else(|| options.container.default_scheme());
                 options.scheme = Some(scheme);
                 options.dtype = options.container.float_dtype();
-            } else if model.container() == Some(options.container) {
+            } else if model.container() == Some(options.container) && !holds_padded(model) {
                 let what = format!("`{}` is in {} already", model.path().display(), options.container);
                 return Err(Problem::usage(what).into());
             }
         }
     }
     Ok(options)
+}
+
+/// Whether codes are packed in the older layout of compressed-tensors, so that there is something to convert.
+fn holds_padded(model: &Model) -> bool {
+    model.weights().iter().any(|weight| matches!(&weight.storage, Storage::Packed(packed) if packed.is_padded()))
 }
 
 /// One digest for the values of source and target, or an error.

@@ -1,4 +1,4 @@
-//! The `compressed-tensors` container, format `pack-quantized`, dense layout (version 0.18 and later).
+//! The `compressed-tensors` container, format `pack-quantized`: written in the dense layout (version 0.18 and later), read in both.
 //!
 //! A linear weight `P.weight` of N rows and K columns, in groups of G columns at b bits, becomes
 //!
@@ -9,7 +9,9 @@
 //! | `P.weight_zero_point` | I32 | ceil(N b / 32), K / G | codes packed the same way, but down each column; absent when symmetric |
 //! | `P.weight_shape` | I64 | 2 | N, K |
 //!
-//! A weight is `(code - zero) * scale`; a symmetric zero is 2^(b-1). Source: compressed-tensors 0.20,
+//! A weight is `(code - zero) * scale`; a symmetric zero is 2^(b-1). Before 0.18 codes of 3, 5, 6 and 7 bits did not cross words:
+//! value i stood in word i / p at bit i % p * b, p = 32 / b rounded down, zeros alike. `P.weight_g_idx`, I32 of K, tells the group of each column where
+//! an older writer ordered them by activation; a -1 in it means that it was never set. Source: compressed-tensors 0.17.1 and 0.20,
 //! `compressors/pack_quantized` and `quantization/lifecycle/forward.py`.
 
 use reweight_kernels::Kernels;
@@ -84,12 +86,23 @@ impl Layout for CompressedTensors {
     }
 
     fn read_row(&self, kernels: &Kernels, stored: &PackedTensor, row: usize, codes: &mut [u8], zeros: &mut [u8]) {
-        let (row_bytes, bits) = (stored.matrix.row_bytes(), stored.matrix.scheme.bits());
-        kernels.unpack(bits, &stored.codes.data()[row * row_bytes..(row + 1) * row_bytes], codes);
-        if let Some(words) = &stored.zeros {
-            for (index, zero) in zeros.iter_mut().enumerate() {
-                *zero = zero_at(bits, stored.matrix.groups(), words.data(), row, index);
+        let (bits, groups) = (stored.matrix.scheme.bits(), stored.matrix.groups());
+        if stored.padded {
+            let words = padded_words(stored.matrix.columns, bits);
+            for (column, code) in codes.iter_mut().enumerate() {
+                *code = padded_at(bits, stored.codes.data(), column, |word| row * words + word);
             }
+        } else {
+            let row_bytes = stored.matrix.row_bytes();
+            kernels.unpack(bits, &stored.codes.data()[row * row_bytes..(row + 1) * row_bytes], codes);
+        }
+        let Some(words) = &stored.zeros else { return };
+        for (group, zero) in zeros.iter_mut().enumerate() {
+            *zero = if stored.padded {
+                padded_at(bits, words.data(), row, |word| word * groups + group)
+            } else {
+                zero_at(bits, groups, words.data(), row, group)
+            };
         }
     }
 
@@ -104,6 +117,41 @@ impl Layout for CompressedTensors {
     fn quantization_config(&self, quantized: &[(&str, Scheme)], ignored: &[String]) -> Value {
         quantization_config(quantized, ignored)
     }
+}
+
+/// Words of so many codes where none crosses words.
+pub(super) const fn padded_words(codes: usize, bits: u8) -> usize {
+    codes.div_ceil(32 / bits as usize)
+}
+
+/// A code of the padded layout; `place` is where the n-th word of its line stands.
+fn padded_at(bits: u8, words: &[u8], index: usize, place: impl Fn(usize) -> usize) -> u8 {
+    let per_word = 32 / usize::from(bits);
+    let word = word_at(words, place(index / per_word));
+    (word >> (index % per_word * usize::from(bits))) as u8 & (u8::MAX >> (8 - bits))
+}
+
+/// The bit width that a configuration states for a module, where it states one for it alone or for all.
+pub(super) fn stated_bits(settings: &Value, module: &str) -> Option<u8> {
+    let groups = settings.get("config_groups")?.as_object()?;
+    let bits = |group: &Value| u8::try_from(group.get("weights")?.get("num_bits")?.as_u64()?).ok();
+    let names = |group: &&Value| {
+        let targets = group.get("targets").and_then(Value::as_array);
+        targets.is_some_and(|targets| targets.iter().any(|target| target.as_str() == Some(module)))
+    };
+    if let Some(named) = groups.values().find(names) {
+        return bits(named);
+    }
+    let mut all = groups.values().map(bits);
+    let first = all.next()??;
+    all.all(|other| other == Some(first)).then_some(first)
+}
+
+/// Whether a configuration is of a version whose writer padded: before 0.18.
+pub(super) fn states_padding(settings: &Value) -> bool {
+    let version = settings.get("version").and_then(Value::as_str).unwrap_or("");
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+    matches!((parts.next().flatten(), parts.next().flatten()), (Some(0), Some(minor)) if minor < 18)
 }
 
 /// Packs zero codes, given row by row, down each column.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::compressed_tensors::{padded_words, stated_bits, states_padding};
 use super::gptq;
 use super::rows::{Matrix, packed_bytes};
 use super::{Container, PackedTensor};
@@ -93,7 +94,8 @@ pub(crate) fn join(weights: Vec<Weight>, config: Option<&Value>) -> Result<Vec<W
             return Err(malformed("its weight is there twice".to_owned()));
         }
         let module_parts = ModuleParts { parts: &parts, malformed: &malformed, file: &any };
-        let (shape, packed) = if is_words { module_parts.words(settings)? } else { module_parts.packed()? };
+        let (shape, packed) =
+            if is_words { module_parts.words(settings)? } else { module_parts.packed(&module, settings)? };
         last = Some(name.clone());
         joined.push(Weight {
             name,
@@ -171,22 +173,14 @@ impl ModuleParts<'_> {
         Scheme::new(bits, group, symmetric).map_err(|error| (self.malformed)(error.to_string()))
     }
 
-    fn packed(&self) -> Result<(Vec<usize>, PackedTensor), FileError> {
+    fn packed(&self, module: &str, settings: Option<&Value>) -> Result<(Vec<usize>, PackedTensor), FileError> {
         const EXPECTED: &str = "weight_packed, weight_scale and weight_shape";
-        if let Some(weight) = self.parts.get(&Part::GroupOf) {
-            let what = format!("tensor {:?} (activation order by group)", weight.name);
-            return Err(FileError::Unsupported { path: self.file.to_owned(), what });
-        }
         let (codes, packed) = self.need(Part::Codes, EXPECTED, &[Dtype::I32], 2)?;
         let (scales, scale) = self.need(Part::Scales, EXPECTED, &SCALES, 2)?;
         let (shape, _) = self.need(Part::Shape, EXPECTED, &[Dtype::I64], 1)?;
         let [rows, columns] =
             read_shape(&shape).ok_or_else(|| (self.malformed)("weight_shape holds no two sizes".into()))?;
-        let bits: Vec<u8> = Scheme::BITS.filter(|&bits| packed_bytes(columns, bits) == packed[1] * 4).collect();
-        let [bits] = bits[..] else {
-            let shape = shape_text(packed);
-            return Err((self.malformed)(format!("weight_packed {shape} fits no bit width for {columns} columns")));
-        };
+        let (bits, padded) = self.bits(module, settings, columns, packed)?;
         if packed[0] != rows || scale[0] != rows || scale[1] == 0 || !columns.is_multiple_of(scale[1]) {
             return Err((self.malformed)(format!(
                 "weight {}, weight_packed {} and weight_scale {} do not fit one another",
@@ -200,13 +194,46 @@ impl ModuleParts<'_> {
         let zeros = match zeros {
             None => None,
             Some((zeros, found)) => {
-                self.fits("weight_zero_point", &[packed_bytes(rows, bits) / 4, scale[1]], found)?;
+                let words = if padded { padded_words(rows, bits) } else { packed_bytes(rows, bits) / 4 };
+                self.fits("weight_zero_point", &[words, scale[1]], found)?;
                 Some(zeros)
             }
         };
         let (matrix, container) = (Matrix { rows, columns, scheme }, Container::CompressedTensors);
-        let packed = PackedTensor { container, matrix, codes, scales, zeros, extra: Some(shape), group_of: None };
+        let GroupOf { stored, numbers: group_of } = self.group_of("weight_g_idx", matrix)?;
+        let extra = [Some(shape), stored].into_iter().flatten().collect();
+        let packed = PackedTensor { container, matrix, codes, scales, zeros, extra, group_of, padded };
         Ok((vec![rows, columns], packed))
+    }
+
+    /// The bit width of `weight_packed`, and whether it is padded: what the configuration says where it says something, else the
+    /// one width whose words these are.
+    fn bits(
+        &self,
+        module: &str,
+        settings: Option<&Value>,
+        columns: usize,
+        packed: &[usize],
+    ) -> Result<(u8, bool), FileError> {
+        let stated = settings.and_then(|settings| stated_bits(settings, module));
+        let dense = |bits: u8| packed_bytes(columns, bits) == packed[1] * 4;
+        let padded = |bits: u8| 32 % u32::from(bits) != 0 && padded_words(columns, bits) == packed[1];
+        if let Some(bits) = stated.filter(|&bits| Scheme::BITS.contains(&bits)) {
+            match (dense(bits), padded(bits)) {
+                (true, true) => return Ok((bits, settings.is_some_and(states_padding))),
+                (true, false) | (false, true) => return Ok((bits, padded(bits))),
+                (false, false) => {}
+            }
+        }
+        let only = |fits: &dyn Fn(u8) -> bool| -> Option<u8> {
+            let mut bits = Scheme::BITS.filter(|&bits| fits(bits));
+            bits.next().filter(|_| bits.next().is_none())
+        };
+        let found = only(&dense).map(|bits| (bits, false)).or_else(|| only(&padded).map(|bits| (bits, true)));
+        found.ok_or_else(|| {
+            let shape = shape_text(packed);
+            (self.malformed)(format!("weight_packed {shape} fits no bit width for {columns} columns"))
+        })
     }
 
     fn fits(&self, what: &str, expected: &[usize], found: &[usize]) -> Result<(), FileError> {
@@ -235,8 +262,16 @@ impl ModuleParts<'_> {
             self.fits("qzeros", &[groups, words[1]], zero)?;
             let (columns, container) = (words[0], Container::Awq);
             let matrix = Matrix { rows, columns, scheme: self.scheme(4, columns, groups, false)? };
-            let packed =
-                PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), extra: None, group_of: None };
+            let packed = PackedTensor {
+                container,
+                matrix,
+                codes,
+                scales,
+                zeros: Some(zeros),
+                extra: Vec::new(),
+                group_of: None,
+                padded: false,
+            };
             return Ok((vec![rows, columns], packed));
         }
         let bits = gptq::BITS.into_iter().find(|&bits| rows * usize::from(bits) == zero[1] * 32);
@@ -257,19 +292,25 @@ impl ModuleParts<'_> {
         let container = if second { Container::GptqV2 } else { Container::Gptq };
         let symmetric = setting("sym").and_then(Value::as_bool).unwrap_or(!second);
         let matrix = Matrix { rows, columns, scheme: self.scheme(bits, columns, groups, symmetric)? };
-        let GroupOf { stored: extra, numbers: group_of } = self.group_of(matrix)?;
-        let packed = PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), extra, group_of };
+        let GroupOf { stored, numbers: group_of } = self.group_of("g_idx", matrix)?;
+        let extra = stored.into_iter().collect();
+        let packed =
+            PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), extra, group_of, padded: false };
         Ok((vec![rows, columns], packed))
     }
 
-    /// Reads and checks `g_idx`.
-    fn group_of(&self, matrix: Matrix) -> Result<GroupOf, FileError> {
+    /// Reads and checks `g_idx`, by the name that the container has for it.
+    fn group_of(&self, what: &str, matrix: Matrix) -> Result<GroupOf, FileError> {
         let Some((stored, shape)) = self.find(Part::GroupOf, &[Dtype::I32], 1)? else { return Ok(GroupOf::default()) };
-        self.fits("g_idx", &[matrix.columns], shape)?;
+        self.fits(what, &[matrix.columns], shape)?;
         let numbers: Arc<[u32]> =
             stored.data().as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        if what == "weight_g_idx" && numbers.contains(&u32::MAX) {
+            // compressed-tensors fills it with -1, and takes columns in order while any is left.
+            return Ok(GroupOf { stored: Some(stored), numbers: None });
+        }
         if let Some(wrong) = numbers.iter().find(|&&group| group as usize >= matrix.groups()) {
-            return Err((self.malformed)(format!("g_idx holds {wrong}, and there are {} groups", matrix.groups())));
+            return Err((self.malformed)(format!("{what} holds {wrong}, and there are {} groups", matrix.groups())));
         }
         let group_len = matrix.scheme.group_len(matrix.columns);
         let in_order = numbers.iter().enumerate().all(|(column, &group)| column / group_len == group as usize);

@@ -21,10 +21,12 @@ pub struct PackedTensor {
     pub(super) codes: PlainTensor,
     pub(super) scales: PlainTensor,
     pub(super) zeros: Option<PlainTensor>,
-    /// What else the container stores: the shape, or the group of each column.
-    pub(super) extra: Option<PlainTensor>,
+    /// What else the container stores: the shape, the group of each column.
+    pub(super) extra: Vec<PlainTensor>,
     /// The group of each column, where groups are not runs of columns.
     pub(super) group_of: Option<Arc<[u32]>>,
+    /// Whether no code crosses words, which leaves bits at the end of each unused.
+    pub(super) padded: bool,
 }
 
 impl PackedTensor {
@@ -52,9 +54,15 @@ impl PackedTensor {
         self.group_of.is_some()
     }
 
+    /// Whether codes are packed as compressed-tensors did before 0.18: so many to a word as fit whole.
+    #[must_use]
+    pub const fn is_padded(&self) -> bool {
+        self.padded
+    }
+
     /// Its tensors, in the order in which the container digests them.
     pub fn parts(&self) -> impl Iterator<Item = &PlainTensor> {
-        [Some(&self.codes), Some(&self.scales), self.zeros.as_ref(), self.extra.as_ref()].into_iter().flatten()
+        [Some(&self.codes), Some(&self.scales), self.zeros.as_ref()].into_iter().flatten().chain(&self.extra)
     }
 
     /// The same, to be changed.

@@ -205,15 +205,19 @@ impl<'a> Work<'a> {
         };
         let cast = match self.plan.tensors[index].action {
             Action::Cast(dtype) => Some(dtype),
-            // Values that are not the file's cannot be copied from it.
-            _ => weight.scaling.is_some().then(|| weight.written_dtype(None)),
+            // Values that are not the file's cannot be copied from it; the plan says in which type they are written.
+            _ if weight.scaling.is_some() => {
+                let planned = self.plan.tensors[index].outputs.first().map(|output| output.dtype);
+                Some(planned.filter(|dtype| dtype.bytes() >= 2).unwrap_or(weight.written_dtype(None)))
+            }
+            _ => None,
         };
         let source = if let Some(dtype) = cast {
             let mut offset = 0;
             let mut bytes = Vec::new();
             for rows in pieces(weight, dtype) {
                 self.check_stop()?;
-                cast_rows(self.control.kernels, weight, rows, dtype, &mut bytes);
+                cast_rows(self.control.kernels, weight, rows, dtype, &mut bytes)?;
                 hasher.update(&bytes);
                 self.shards.write(self.plan, index, 0, offset, &bytes)?;
                 offset += bytes.len();

@@ -259,6 +259,12 @@ impl Parts {
         self
     }
 
+    fn and_bytes(self, name: &str, dtype: &'static str, shape: &[usize], byte: u8, n_bytes: usize) -> Self {
+        let mut parts = self.and(name, dtype, shape, n_bytes);
+        parts.0.iter_mut().rev().take(1).for_each(|part| part.3.fill(byte));
+        parts
+    }
+
     fn file(self) -> Vec<u8> {
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         for (name, dtype, shape, bytes) in self.0 {
@@ -295,6 +301,12 @@ fn packed() -> Vec<Named> {
         ("a shape of i32", right().part(3, "I32", &[2], 8)),
         ("a shape of no dimension", right().part(3, "I64", &[], 8)),
         ("an order of groups", right().and("m.weight_g_idx", "I32", &[128], 512)),
+        ("an order of other columns", right().and("m.weight_g_idx", "I32", &[127], 508)),
+        ("an order of bytes", right().and("m.weight_g_idx", "U8", &[128], 128)),
+        ("an order of groups that are not there", right().and_bytes("m.weight_g_idx", "I32", &[128], 0x7F, 512)),
+        ("an order never set", right().and_bytes("m.weight_g_idx", "I32", &[128], 0xFF, 512)),
+        ("padded codes", right().part(0, "I32", &[4, 13], 208).without(&[2])),
+        ("padded codes and dense zeros", right().part(0, "I32", &[4, 26], 416).part(2, "I32", &[3, 1], 12)),
         ("the weight as well", right().and("m.weight", "BF16", &[4, 128], 1024)),
         ("no module", right().renamed(0, ".weight_packed")),
         ("parts of other modules", right().renamed(0, "n.weight_packed")),
