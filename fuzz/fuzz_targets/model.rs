@@ -1,10 +1,11 @@
 //! Any bytes as a folder: the first byte says which file the others are, beside files that are right. What opens is
-//! planned and read row by row.
+//! read row by row, planned, and held against what engines load.
 #![no_main]
 
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
+use reweight_quant::engines::{Engine, check_model, check_plan};
 use reweight_quant::kernels;
 use reweight_quant::plan::{Method, Plan, PlanOptions};
 use reweight_quant::store::Model;
@@ -27,10 +28,14 @@ fuzz_target!(|data: &[u8]| {
             weight.read_rows(kernels, index..index + 1, &mut row);
         }
     }
+    for engine in [Engine::Vllm, Engine::LlamaCpp, Engine::Transformers] {
+        drop(check_model(engine, &model));
+    }
     let options = PlanOptions::new("int4-g128".parse().expect("it is a scheme"), Method::Rtn);
     for scheme in [options.scheme, None] {
         if let Ok(plan) = Plan::new(&model, &PlanOptions { scheme, ..options.clone() }) {
             drop(plan.config(&model));
+            drop(check_plan(Engine::Vllm, &model, &plan, false));
         }
     }
 });

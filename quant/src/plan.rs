@@ -1,5 +1,7 @@
 //! What will happen to each tensor, and why, before any weight is read. A dry run prints exactly this.
 
+mod agree;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -15,6 +17,8 @@ use crate::scheme::{Group, Scheme};
 use crate::store::safetensors::NewTensor;
 use crate::store::{Model, Storage, Weight};
 use crate::tensor::Dtype;
+
+pub use agree::Unlike;
 
 /// The output head, a linear module even where its matrix is the embedding's and absent from the file.
 const HEAD: &str = "lm_head";
@@ -150,6 +154,8 @@ pub struct Plan {
     pub peak_anonymous_bytes: usize,
     /// Linear modules that stay as they are, for the container's configuration.
     pub ignored_modules: Vec<String>,
+    /// Layers of engines whose parts are stored in unlike ways, because they were asked for so.
+    pub unlike: Vec<Unlike>,
 }
 
 /// What happens to one tensor.
@@ -202,6 +208,15 @@ impl Action {
         }
     }
 
+    /// What a tensor stored as `from` becomes: `BF16`, `int4-g64`.
+    fn becomes(self, from: &str) -> String {
+        match self {
+            Self::Copy => from.to_owned(),
+            Self::Cast(dtype) => dtype.to_string(),
+            Self::Quantize { scheme, .. } | Self::Repack { scheme, .. } => scheme.to_string(),
+        }
+    }
+
     /// Whether the target holds codes, chosen or taken over.
     #[must_use]
     pub const fn makes_codes(self) -> bool {
@@ -219,11 +234,7 @@ impl PlannedTensor {
     /// What it becomes: `BF16`, `int4-g64`.
     #[must_use]
     pub fn to(&self) -> String {
-        match self.action {
-            Action::Copy => self.from.clone(),
-            Action::Cast(dtype) => dtype.to_string(),
-            Action::Quantize { scheme, .. } | Action::Repack { scheme, .. } => scheme.to_string(),
-        }
+        self.action.becomes(&self.from)
     }
 }
 
@@ -249,8 +260,9 @@ impl Plan {
             decisions.push(Decision { weight, role, tower, action, reason });
         }
         if options.container.layout().one_scheme() {
-            one_scheme(&mut decisions, options)?;
+            agree::one_scheme(&mut decisions, options)?;
         }
+        let unlike = agree::fused(&mut decisions, options);
         let mut ignored_modules = ignored_modules(&decisions, is_multimodal);
         let mut tensors = Vec::with_capacity(decisions.len());
         for Decision { weight, action, reason, .. } in decisions {
@@ -281,6 +293,7 @@ impl Plan {
             peak_anonymous_bytes: memory::peak_anonymous_bytes(model, &tensors, options.method, options.container),
             tensors,
             ignored_modules,
+            unlike,
         })
     }
 
@@ -497,51 +510,6 @@ fn repack(weight: &Weight, packed: &PackedTensor, container: Container) -> Resul
         Some(why) => Err(PlanError::CannotRepack { tensor: weight.name.clone(), container: container.name(), why }),
         None => Ok(Action::Repack { scheme, scale_dtype }),
     }
-}
-
-/// Brings all tensors to one scheme, where the container states but one: the smallest group that any of them needs.
-fn one_scheme(decisions: &mut [Decision<'_>], options: &PlanOptions) -> Result<(), PlanError> {
-    let container = options.container.name();
-    let schemes: Vec<Scheme> = decisions.iter().filter_map(|decision| decision.action.scheme()).collect();
-    let Some(&first) = schemes.first() else { return Ok(()) };
-    if schemes.iter().all(|scheme| *scheme == first) {
-        return Ok(());
-    }
-    let mut asked = options.overrides.iter().map(|(_, scheme)| *scheme);
-    let limit = |scheme: Scheme| {
-        let (scheme, hint) = (scheme.to_string(), "compressed-tensors holds several".to_owned());
-        PlanError::ContainerLimit {
-            container,
-            scheme,
-            why: format!("it states one scheme for all, here {first}"),
-            hint,
-        }
-    };
-    let odd = schemes.iter().copied().find(|scheme| scheme.with_group(first.group()) != first);
-    if let Some(other) = odd.or_else(|| asked.find(|scheme| Some(*scheme) != options.scheme)) {
-        return Err(limit(other));
-    }
-    if let Some(other) = schemes.iter().find(|scheme| **scheme != first)
-        && (options.strict || options.quantized == Quantized::Repack)
-    {
-        return Err(limit(*other));
-    }
-    let sizes = schemes.iter().filter_map(|scheme| match scheme.group() {
-        Group::Size(size) => Some(size),
-        Group::Channel => None,
-    });
-    let Some(smallest) = sizes.min() else { return Ok(()) };
-    for decision in decisions {
-        let Action::Quantize { scheme, scale_dtype } = decision.action else { continue };
-        if scheme.group() == Group::Channel {
-            decision.action = unquantized_action(decision.weight, options.dtype);
-            decision.reason = format!("{container} states one group for all, and {smallest} does not divide it");
-        } else if scheme.group() != Group::Size(smallest) {
-            decision.action = Action::Quantize { scheme: scheme.with_group(Group::Size(smallest)), scale_dtype };
-            decision.reason = format!("{container} states one group for all");
-        }
-    }
-    Ok(())
 }
 
 /// The largest power of two that divides the row, where the group asked for does not.

@@ -21,7 +21,7 @@ pub(crate) use patch::{
     Add, Compare, DeltaBits, Extract, List, Patch, PatchDiff, PatchVerb, PatchVerify, PatchWriting, Projection, Remove,
     Scale,
 };
-pub(crate) use value::{ReportFile, ReportFormat, ShardSize, TensorScheme};
+pub(crate) use value::{EngineChoice, ReportFile, ReportFormat, ShardSize, TensorScheme};
 
 /// Quantize and patch model weights: smaller models you can trust
 ///
@@ -160,6 +160,7 @@ pub(crate) enum Verb {
 Examples:
   reweight inspect ./model
   reweight inspect model.gguf --tensors '*.attn_q.*'
+  reweight inspect ./model-int4 --for vllm
   reweight inspect ./model --json | jq '.tensors[].name'")]
 pub(crate) struct Inspect {
     /// Folder, .safetensors file or .gguf file
@@ -169,6 +170,13 @@ pub(crate) struct Inspect {
     /// Show only tensors whose name matches this glob
     #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
     pub(crate) tensors: Option<String>,
+
+    /// Say what does not load in [vllm, llama.cpp, transformers]
+    ///
+    /// Compares how the model is stored with the limits of that engine, names the weights that go beyond one, and where the limit
+    /// stands. Exits 1 if the engine would not load the model.
+    #[arg(long = "for", value_enum, value_name = "ENGINE", hide_possible_values = true)]
+    pub(crate) engine: Option<EngineChoice>,
 }
 
 /// Write a smaller copy of a model
@@ -220,6 +228,13 @@ pub(crate) struct Quantize {
     #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]
     pub(crate) to: Container,
+
+    /// Fail if ENGINE would not load TARGET
+    ///
+    /// One of `vllm`, `llama.cpp` and `transformers`. Its limits are looked at before any work: bits, groups, zero points, and layers that it
+    /// fuses. What it loads in newer versions only, or runs in slower kernels, is a warning.
+    #[arg(long = "for", value_enum, value_name = "ENGINE", hide_possible_values = true)]
+    pub(crate) engine: Option<EngineChoice>,
 
     /// Keep tensors that match as they are
     ///

@@ -49,6 +49,7 @@ fn the_definition_is_consistent() {
 #[test]
 fn quantize_alone_has_the_documented_defaults() {
     let expected = Quantize {
+        engine: None,
         model: "m".into(),
         target: "t".into(),
         scheme: None,
@@ -73,6 +74,7 @@ fn quantize_takes_every_option() {
                 --dry-run --force --resume --fsync --strict --report r.md";
     let pair = |pattern: &str, scheme: &str| TensorScheme { pattern: pattern.to_owned(), scheme: scheme.to_owned() };
     let expected = Quantize {
+        engine: None,
         model: "m".into(),
         target: "t".into(),
         scheme: Some("int3-g64".to_owned()),
@@ -93,7 +95,7 @@ fn quantize_takes_every_option() {
 
 #[test]
 fn other_verbs() {
-    let inspect = Inspect { model: "m".into(), tensors: Some("*.q".to_owned()) };
+    let inspect = Inspect { model: "m".into(), tensors: Some("*.q".to_owned()), engine: None };
     let convert = Convert {
         model: "m".into(),
         target: "t".into(),

@@ -3,6 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+use reweight_quant::engines::Engine;
+
 /// The most bytes one file of a model may hold. At least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ShardSize(pub(crate) u64);
@@ -41,6 +44,28 @@ pub(crate) enum ReportFormat {
     Json,
     /// Headings and tables for people.
     Markdown,
+}
+
+/// An inference engine, by the name it has on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineChoice {
+    /// vLLM
+    Vllm,
+    /// llama.cpp
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+    /// transformers
+    Transformers,
+}
+
+impl From<EngineChoice> for Engine {
+    fn from(choice: EngineChoice) -> Self {
+        match choice {
+            EngineChoice::Vllm => Self::Vllm,
+            EngineChoice::LlamaCpp => Self::LlamaCpp,
+            EngineChoice::Transformers => Self::Transformers,
+        }
+    }
 }
 
 /// Units of size, longest suffix first so that `MiB` is not read as `B`.

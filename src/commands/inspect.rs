@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use reweight::eval::SavedLogits;
+use reweight_quant::engines::{Engine, Finding, check_model};
 use reweight_quant::pattern::Pattern;
 use reweight_quant::roles::role;
 use reweight_quant::stats::Statistics;
@@ -10,6 +11,7 @@ use reweight_quant::store::{Model, ModelLayout, Weight};
 use reweight_quant::tensor::shape_text;
 use serde::Serialize;
 
+use super::engine;
 use crate::args::Inspect;
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes};
@@ -26,6 +28,16 @@ struct Document<'a> {
     stored_as: BTreeMap<String, usize>,
     tensors: Vec<TensorDocument<'a>>,
     files: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<EngineDocument>,
+}
+
+/// What an engine says to the model.
+#[derive(Serialize)]
+struct EngineDocument {
+    name: Engine,
+    loads: bool,
+    findings: Vec<Finding>,
 }
 
 #[derive(Serialize)]
@@ -49,13 +61,18 @@ pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
     if let Some(pattern) = &pattern {
         pattern.check(&model)?;
     }
-    let document = document(&model, |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name)));
+    let mut document = document(&model, |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name)));
+    document.engine = arguments.engine.map(|choice| {
+        let findings = check_model(choice.into(), &model);
+        EngineDocument { name: choice.into(), loads: engine::loads(&findings), findings }
+    });
     if ui.json() {
         ui.document(&document)?;
     } else {
         show(&document, ui)?;
     }
-    Ok(Status::Done)
+    let loads = document.engine.is_none_or(|engine| engine.loads);
+    Ok(if loads { Status::Done } else { Status::CheckFailed })
 }
 
 fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Document<'_> {
@@ -89,6 +106,7 @@ fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Document<'_> {
         stored_as,
         tensors: tensors.collect(),
         files: model.side_files().iter().map(|file| file.name.as_str()).collect(),
+        engine: None,
     }
 }
 
@@ -122,7 +140,8 @@ fn show(document: &Document<'_>, ui: &Ui) -> anyhow::Result<()> {
         census.join(", "),
         bytes(document.bytes as u64),
         document.bits_per_weight
-    ))
+    ))?;
+    document.engine.as_ref().map_or(Ok(()), |found| engine::show(found.name, &found.findings, ui))
 }
 
 #[derive(Serialize)]

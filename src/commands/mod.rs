@@ -4,6 +4,7 @@ mod bench;
 mod calibrate;
 mod convert;
 mod diff;
+mod engine;
 mod eval;
 mod generate;
 mod gguf;

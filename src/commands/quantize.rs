@@ -8,6 +8,7 @@ use anyhow::Context;
 use reweight::blocks::{Blocks, BlocksError};
 use reweight::model::{Network, Nobody, Run};
 use reweight_quant::awq::{Chosen, Mapping};
+use reweight_quant::engines::{check_gguf, check_plan};
 use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::manifest::{Manifest, TensorReport};
@@ -21,12 +22,12 @@ use reweight_quant::stream::{Control, Target, Writer};
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
-use super::gguf;
 use super::guidance::{self, MappingReport};
 use super::writing::{self, Figures, Finished};
+use super::{engine, gguf};
 use crate::args::{AutoDtype, Quantize, ReportFormat};
 use crate::failure::Status;
-use crate::ui::{Align, Table, Ui, bytes, duration, escape_path, rate};
+use crate::ui::{Align, Table, Ui, bytes, duration, escape, escape_path, rate};
 
 /// The document of a run: what went into the target, and what it took.
 #[derive(Serialize)]
@@ -54,7 +55,12 @@ struct ManifestBody<'a> {
 
 pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let started = Instant::now();
-    let Some(container) = arguments.to.layout() else { return gguf::quantize(arguments, kernels, ui) };
+    let Some(container) = arguments.to.layout() else {
+        if let Some(choice) = arguments.engine {
+            engine::require(&check_gguf(choice.into()), ui)?;
+        }
+        return gguf::quantize(arguments, kernels, ui);
+    };
     let options = options(arguments, container)?;
     let model = super::open(&arguments.model, ui)?;
     super::refuse_side_terms(&model)?;
@@ -126,6 +132,7 @@ struct Done {
 fn at_once(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     let Job { arguments, model, mut options, target, kernels, ui } = job;
     let plan = Plan::new(model, &options)?;
+    check_engine(arguments, model, &plan, target, ui)?;
     tell(model, &plan, ui);
     if arguments.writing.dry_run {
         writing::show_plan(&plan, ui)?;
@@ -168,6 +175,7 @@ fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     let (network, plan_of, dtype) = (&network, &plan, options.dtype);
     let blocks = Blocks { model, network, plan: plan_of, sample: &sample, propagate, objective, forms, dtype, run };
     let needed = blocks.bytes_needed();
+    check_engine(arguments, model, &plan, target, ui)?;
     tell(model, &plan, ui);
     if arguments.writing.dry_run {
         progress.finish();
@@ -236,12 +244,34 @@ fn tell(model: &Model, plan: &Plan, ui: &Ui) {
              one scheme for all (such as int4-g64) or schemes ending in -sym load everywhere",
         );
     }
+    tell_unlike(plan, ui);
     for name in model.left_behind() {
         ui.detail(&format!("not carried over: {name}"));
     }
     for tensor in &plan.tensors {
         ui.detail(&format!("{}: {} -> {} {}", tensor.name, tensor.from, tensor.to(), tensor.reason));
     }
+}
+
+/// Stops where the engine that was named would not load the target.
+fn check_engine(arguments: &Quantize, model: &Model, plan: &Plan, target: Target<'_>, ui: &Ui) -> anyhow::Result<()> {
+    match arguments.engine {
+        None => Ok(()),
+        Some(choice) => engine::require(&check_plan(choice.into(), model, plan, target.single_file), ui),
+    }
+}
+
+/// Says which layers of engines are stored in unlike ways, by the first of them.
+fn tell_unlike(plan: &Plan, ui: &Ui) {
+    let Some(first) = plan.unlike.first() else { return };
+    let ways: Vec<String> = first.parts.iter().map(|(name, way)| format!("{} as {way}", escape(name))).collect();
+    let n = plan.unlike.len();
+    ui.warn(&format!(
+        "vLLM computes the parts of {} as one layer and needs one scheme for them, here {}; so in {n} layer{}",
+        escape(&first.layer),
+        ways.join(", "),
+        if n == 1 { "" } else { "s" }
+    ));
 }
 
 fn error_table(manifest: &Manifest) -> Table<5> {

@@ -115,7 +115,7 @@ fn a_shape_that_does_not_fill_words_is_kept_and_told() {
     let dir = Dir::new();
     let random = &mut Random::new(9);
     let mut weights = vec![Tensor::random(UP, &[36, 64], random), Tensor::random(DOWN, &[64, 36], random)];
-    weights.push(Tensor::random("model.layers.0.mlp.gate_proj.weight", &[64, 64], random));
+    weights.push(Tensor::random("model.layers.0.self_attn.o_proj.weight", &[64, 64], random));
     write_folder(&dir.path().join("source"), &weights, &json!({ "model_type": "llama" }));
     for (to, expected) in [("awq", "awq packs 8 output channels"), ("gptq", "gptq packs 8 output channels")] {
         let told: Value = run(&dir, &format!("quantize source {to} --to {to} --json")).expect_status(0).document();

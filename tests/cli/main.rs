@@ -7,7 +7,10 @@
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
 //! - [`bench`]: kernels on this machine.
 //! - [`convert`]: containers, from one to another.
+//! - [`engines`]: what would not load in an engine.
 //! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
+//! - [`foreign`]: files of older and other writers, and values that a type does not hold.
+//! - [`fused`]: layers that engines compute as one.
 //! - [`generate`]: completion scripts and manual pages.
 //! - [`guided`]: quantizing by activation statistics.
 //! - [`hostile`]: files that no honest program writes.
@@ -29,7 +32,10 @@ mod bench;
 mod blocks;
 mod chat;
 mod convert;
+mod engines;
 mod evaluate;
+mod foreign;
+mod fused;
 mod generate;
 mod guided;
 mod help;
