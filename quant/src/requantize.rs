@@ -58,6 +58,9 @@ pub fn limit(weight: &Weight) -> Option<String> {
         Storage::Packed(packed) if packed.is_reordered() => {
             Some("its columns are grouped in another order than their own".to_owned())
         }
+        Storage::Packed(packed) if packed.is_padded() => {
+            Some("its codes are padded, as compressed-tensors packed them before 0.18".to_owned())
+        }
         Storage::Packed(packed) => {
             let (matrix, layout) = (packed.matrix(), packed.container().layout());
             let by_scheme = layout.scheme_limit(matrix.scheme, packed.scale_dtype());

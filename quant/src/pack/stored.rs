@@ -68,7 +68,7 @@ impl PackedTensor {
     /// The same, to be changed.
     pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut PlainTensor> {
         let Self { codes, scales, zeros, extra, .. } = self;
-        [Some(codes), Some(scales), zeros.as_mut(), extra.as_mut()].into_iter().flatten()
+        [Some(codes), Some(scales), zeros.as_mut()].into_iter().flatten().chain(extra)
     }
 
     /// Rows, columns and scheme.
