@@ -84,6 +84,16 @@ pub enum ModelError {
         /// Positions it was made with.
         positions: usize,
     },
+    /// Images of another shape than the model takes.
+    #[error("`{}` takes {expected}, found images of {found}", path.display())]
+    Images {
+        /// The model.
+        path: PathBuf,
+        /// What it takes.
+        expected: String,
+        /// Channels, rows and columns of the images.
+        found: String,
+    },
     /// Room for the hidden states could not be had.
     #[error("no room for {bytes} bytes of hidden states in the folder for temporary files")]
     Spill {

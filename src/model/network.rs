@@ -14,6 +14,7 @@ use super::embedding::Embedding;
 use super::error::ModelError;
 use super::head::{self, Head};
 use super::hidden::HiddenStates;
+use super::image::Classified;
 use super::norm::Norm;
 use super::observe::Observe;
 use super::plan::NetworkPlan;
@@ -203,6 +204,14 @@ impl<'a> Network<'a> {
     /// # Errors
     /// As [`Network::hidden_states`].
     pub fn classify(&self, images: &[&[f32]], run: &Run<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
+        Ok(self.classify_with_features(images, run)?.into_iter().map(|answer| answer.logits).collect())
+    }
+
+    /// [`Network::classify`] with the first class token's last hidden state beside the logits.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn classify_with_features(&self, images: &[&[f32]], run: &Run<'_>) -> Result<Vec<Classified>, ModelError> {
         let Embedding::Patches(embedding) = &self.embedding else {
             return Err(self.unsupported("images for a model of tokens"));
         };
@@ -214,7 +223,17 @@ impl<'a> Network<'a> {
         let rows = hidden.windows_mut().into_par_iter().zip(images);
         rows.for_each(|(rows, image)| embedding.write(self.kernels, image, rows));
         self.run_blocks(&mut hidden, run)?;
-        Ok(head::classify(self.kernels, &self.classifiers()?, &hidden))
+        let logits = head::classify(self.kernels, &self.classifiers()?, &hidden);
+        let features = (0..hidden.n_windows()).map(|window| hidden.window(window)[..self.width()].to_vec());
+        Ok(logits.into_iter().zip(features).map(|(logits, features)| Classified { logits, features }).collect())
+    }
+
+    /// Classes of an image classifier.
+    ///
+    /// # Errors
+    /// `ModelError` where the model has no output layer for them.
+    pub fn n_classes(&self) -> Result<usize, ModelError> {
+        Ok(self.classifiers()?.first().map_or(0, |(head, _)| head.n_outputs()))
     }
 
     /// Output layers of an image classifier, and the token each looks at.

@@ -97,6 +97,17 @@ pub(super) fn lay_out(
     lay_out_rounded(kernels, weight, rows, rounded, dense);
 }
 
+/// All values of a weight, as a loader of the model holds them: [`lay_out`] without laying out.
+pub(super) fn values_as_held(tensors: &Tensors<'_>, kernels: &Kernels, weight: &Weight) -> Vec<f32> {
+    let mut values = vec![0.0; weight.n_elements()];
+    weight.read_stored_rows(kernels, 0..weight.rows(), &mut values);
+    if let (Storage::Packed(packed), true) = (&weight.storage, tensors.rounds_packed) {
+        round_values(kernels, packed.scale_dtype(), &mut values, &mut Vec::new());
+    }
+    weight.scale_rows(0, &mut values);
+    values
+}
+
 /// [`lay_out`], each value rounded to a type first where one is given; what is done to it on the way to a reader comes after.
 pub(super) fn lay_out_rounded(
     kernels: &Kernels,
