@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use reweight::chat::ChatError;
+use reweight::eval::ImageSetError;
 use reweight::model::ModelError;
 use reweight::text::TextError;
 use reweight_patches::PatchError;
@@ -145,6 +146,12 @@ fn judge(cause: &(dyn Error + 'static)) -> Option<(Status, Option<String>)> {
             ModelError::Interrupted => Status::Interrupted,
             ModelError::Spill { .. } => Status::Internal,
             ModelError::File(error) => file_status(error),
+            _ => Status::Usage,
+        };
+        Some((status, error.hint()))
+    } else if let Some(error) = cause.downcast_ref::<ImageSetError>() {
+        let status = match error {
+            ImageSetError::File(error) => file_status(error),
             _ => Status::Usage,
         };
         Some((status, error.hint()))
