@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, ValueHint};
 use reweight::chat::Date;
+use reweight::eval::corruption::Corruptions;
 
 use super::value;
 
@@ -85,14 +86,15 @@ pub(crate) struct Calibrate {
 ///
 /// Runs the model over text, in windows of tokens that do not overlap, and prints the mean loss of every token but the first
 /// of each window, in nats. With --reference, also how far its predictions are from those of another model, such as the
-/// one it was made from. An encoder is compared by its sentence embeddings, a sentence a line.
+/// one it was made from. An encoder is compared by its sentence embeddings, a sentence a line. A classifier of images is measured
+/// on --images: how many are right, clean and corrupted, and how well it knows.
 #[derive(Debug, PartialEq, Group)]
 #[command(after_long_help = "\
 Examples:
-  reweight eval demo
   reweight eval ./model-int4 --text held-out.txt --reference ./model
   reweight eval ./model --text held-out.txt --save-logits model.logits
-  reweight eval ./int4 --text held-out.txt --reference model.logits --json")]
+  reweight eval ./int4 --text held-out.txt --reference model.logits --json
+  reweight eval demo-vision --corruption impulse_noise:4 contrast --ood ./mnist")]
 pub(crate) struct Eval {
     /// Folder or .gguf file
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
@@ -134,9 +136,36 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "NAME", default_value = "text", value_hint = ValueHint::Other)]
     pub(crate) field: String,
 
+    /// Images with their classes
+    ///
+    /// An IDX file as of MNIST, packed or not, with its labels beside it; the folder of both; or a .safetensors file with `images` (U8, [n,
+    /// rows, columns] or [n, channels, rows, columns]) and `labels`. The bundled classifier has 500 test images of its own.
+    #[arg(long, value_name = "SET", value_hint = ValueHint::AnyPath)]
+    #[arg(conflicts_with_all = ["text", "context", "max_tokens", "save_logits"])]
+    pub(crate) images: Option<PathBuf>,
+
+    /// Measure on corrupted images too
+    ///
+    /// Corruptions of MNIST-C for grey images, at severities of 1 to 5: a name alone is every severity, `all` every corruption. The mean
+    /// corruption error is the mean over corruptions of the mean error over their severities.
+    #[arg(long, value_name = "NAME[:SEVERITY]", num_args = 1.., conflicts_with = "text", value_hint = ValueHint::Other)]
+    pub(crate) corruption: Vec<Corruptions>,
+
+    /// What corruptions draw their random numbers by
+    #[arg(long, value_name = "N", default_value = "0", conflicts_with = "text", hide_short_help = true)]
+    pub(crate) corruption_seed: u64,
+
+    /// Tell the images from those of another set
+    ///
+    /// By the energy of the logits, and by the distance of features from those of the classes (Mahalanobis): the area under the ROC curve.
+    /// Means and covariance are those of every second image; the others are scored.
+    #[arg(long, value_name = "SET", conflicts_with = "text", value_hint = ValueHint::AnyPath)]
+    pub(crate) ood: Option<PathBuf>,
+
     /// Exit 1 if the loss is above
     ///
-    /// The loss in nats a token; with --reference the mean divergence in nats, for encoders one minus the mean cosine.
+    /// The loss in nats a token; with --reference the mean divergence in nats, for encoders one minus the mean cosine; for images the
+    /// share of errors without corruption.
     #[arg(long, value_name = "NATS", value_parser = value::error_bound, allow_negative_numbers = true)]
     pub(crate) fail_above: Option<f64>,
 }

@@ -1,11 +1,13 @@
-//! `eval`: what a model's predictions are worth on text.
+//! `eval`: what a model's predictions are worth on text, or on images.
+
+mod images;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use reweight::demo;
 use reweight::eval::{Beside, LogitsWriter, Reference, SavedLogits, Score, Scores, cosine, embed, score};
-use reweight::model::Network;
+use reweight::model::{Classifier, Network};
 use reweight::text::{Document, TextError, Tokenizer, documents, windows};
 use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
@@ -36,6 +38,14 @@ pub(super) fn run(arguments: &Eval, kernels: &'static Kernels, ui: &Ui) -> anyho
         super::check_target(target, arguments.force)?;
     }
     let model = super::open(&arguments.model, ui)?;
+    if Classifier::is_one(&model) {
+        return images::run(arguments, kernels, &model, ui);
+    }
+    if arguments.images.is_some() || arguments.ood.is_some() || !arguments.corruption.is_empty() {
+        let problem = Problem::usage(format!("`{}` is no classifier of images", arguments.model.display()));
+        let known = reweight::model::image_model_types().join(", ");
+        return Err(problem.hint(format!("its config.json has another `model_type` than {known}")).into());
+    }
     let opened = arguments.reference.as_deref().map(|path| open_reference(path, ui)).transpose()?;
     let network = Network::open(&model, kernels)?;
     let reference_network = match &opened {

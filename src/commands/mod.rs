@@ -67,12 +67,11 @@ fn prepare(global: &Global, ui: &Ui) -> anyhow::Result<&'static Kernels> {
     Ok(chosen)
 }
 
-/// Opens a model by path; the word `demo` is the bundled one, unless a path of that name exists.
+/// Opens a model by path; the words `demo` and `demo-vision` are bundled ones, unless a path of that name exists.
 fn open(path: &Path, ui: &Ui) -> anyhow::Result<Model> {
-    let model = if path == Path::new(demo::NAME) && !path.exists() {
-        Model::open_folder(&demo::folder())?
-    } else {
-        state::open_with_side_terms(path)?
+    let model = match demo::folder_of(path).filter(|_| !path.exists()) {
+        Some(folder) => Model::open_folder(&folder)?,
+        None => state::open_with_side_terms(path)?,
     };
     ui.trace(&format!("opened {} tensors of {}", model.weights().len(), crate::ui::escape_path(path)));
     Ok(model)

@@ -2,6 +2,7 @@
 //!
 //! - [`help`]: what every verb says about itself, committed as snapshots, and that it fits a terminal.
 //! - [`usage`]: command lines that are refused, and how.
+//! - [`images`]: classifiers of images, corruptions, signatures of the bundled one.
 //! - [`json`]: what `--json` promises whatever the verb.
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
@@ -40,6 +41,7 @@ mod generate;
 mod guided;
 mod help;
 mod hostile;
+mod images;
 mod json;
 mod linear;
 mod logits;

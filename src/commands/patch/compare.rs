@@ -1,7 +1,7 @@
 //! `patch compare`: the cosine of patches.
 
 use reweight_patches::compare::{Comparison, compare};
-use reweight_patches::{Patch, PatchError, adapter};
+use reweight_patches::{Patch, PatchError};
 use serde::Serialize;
 
 use crate::args::Compare;
@@ -14,7 +14,7 @@ struct Document {
 }
 
 pub(super) fn run(arguments: &Compare, ui: &Ui) -> anyhow::Result<Status> {
-    let opened = arguments.patches.iter().map(|path| adapter::open(path));
+    let opened = arguments.patches.iter().map(|path| super::open_patch(path));
     let patches = opened.collect::<Result<Vec<Patch>, PatchError>>()?;
     let mut pairs = Vec::new();
     for (index, a) in patches.iter().enumerate() {

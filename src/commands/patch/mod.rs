@@ -10,7 +10,7 @@ use std::path::Path;
 
 use reweight::demo;
 use reweight_patches::update::Recovered;
-use reweight_patches::{State, state};
+use reweight_patches::{Patch as PatchFile, PatchError, State, adapter, state};
 
 use crate::args::{Patch, PatchVerb};
 use crate::failure::Status;
@@ -31,10 +31,9 @@ pub(super) fn run(arguments: &Patch, ui: &Ui) -> anyhow::Result<Status> {
 
 /// Opens a model with its ledger, and says what was done about an update that was killed.
 fn open(path: &Path, ui: &Ui) -> anyhow::Result<State> {
-    let state = if path == Path::new(demo::NAME) && !path.exists() {
-        state::open_bundled(demo::folder())?
-    } else {
-        state::open(path)?
+    let state = match demo::folder_of(path).filter(|_| !path.exists()) {
+        Some(folder) => state::open_bundled(folder)?,
+        None => state::open(path)?,
     };
     match state.recovered() {
         Some(Recovered::Completed) => {
@@ -46,6 +45,14 @@ fn open(path: &Path, ui: &Ui) -> anyhow::Result<State> {
         None => {}
     }
     Ok(state)
+}
+
+/// Opens a patch, an adapter, or a signature of the bundled classifier, unless something of that name exists.
+fn open_patch(path: &Path) -> Result<PatchFile, PatchError> {
+    match demo::vision_file(path).filter(|_| !path.exists()) {
+        Some(bytes) => PatchFile::parse(path, bytes),
+        None => adapter::open(path),
+    }
 }
 
 /// A part of a whole as people read it.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reweight_patches::rewrite::{Destination, Plan};
-use reweight_patches::{Applied, Control, Ledger, Outcome, State, adapter, patch, rewrite};
+use reweight_patches::{Applied, Control, Ledger, Outcome, State, patch, rewrite};
 use reweight_quant::memory;
 use serde::Serialize;
 
-use super::{open, percent};
+use super::{open, open_patch, percent};
 use crate::args::{Add, PatchWriting, Remove, Scale};
 use crate::failure::{Problem, Status};
 use crate::ui::{Align, Table, Ui, bytes, duration, escape_path, rate};
@@ -18,7 +18,7 @@ pub(super) fn add(arguments: &Add, ui: &Ui) -> anyhow::Result<Status> {
     let state = open(&arguments.model, ui)?;
     let mut set = state.patches().to_vec();
     for file in &arguments.patch {
-        let opened = adapter::open(&file.path)?;
+        let opened = open_patch(&file.path)?;
         // A file's own name wins over the one it was made under: that is what people see.
         let name = patch::name_of(&file.path);
         let (strength, transfer, side) = (file.strength, arguments.transfer, arguments.side);
