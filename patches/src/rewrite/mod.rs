@@ -1,7 +1,7 @@
 //! Writing a model with another set of patches: restore the base piece by piece, apply the set, keep the way back.
 //!
 //! Weight files keep their layout: every byte that no patch touches is copied, so that a model whose last patch is taken off is the
-//! base file for file. Quantized tensors are quantized again in their own scheme ([`coded`]). What is written is read back and compared by digest before it appears. Memory is bounded by a batch of
+//! base file for file. Quantized tensors are quantized again in their own scheme (`coded`). What is written is read back and compared by digest before it appears. Memory is bounded by a batch of
 //! pieces; the bytes written do not depend on the number of threads.
 
 mod coded;
