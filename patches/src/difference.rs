@@ -23,6 +23,16 @@ pub fn difference(
     store: Store,
     path: &Path,
 ) -> Result<Vec<TensorFigures>, PatchError> {
+    check_shapes(base, new)?;
+    let options = Options { name, layers, projection: Projection::None, store };
+    extract(Sources { pretrained: None, clean: base, robust: new }, &options, path)
+}
+
+/// Requires that two models have the same tensors in the same shapes.
+///
+/// # Errors
+/// `PatchError::Mismatch`.
+pub fn check_shapes(base: &Model, new: &Model) -> Result<(), PatchError> {
     for (a, b) in [(base, new), (new, base)] {
         for weight in a.weights() {
             let found = b.weight(&weight.name);
@@ -37,6 +47,5 @@ pub fn difference(
             }
         }
     }
-    let options = Options { name, layers, projection: Projection::None, store };
-    extract(Sources { pretrained: None, clean: base, robust: new }, &options, path)
+    Ok(())
 }

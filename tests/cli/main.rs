@@ -19,6 +19,7 @@
 //! - [`patch`]: patches extracted, added, rescaled and taken off.
 //! - [`patch_coded`]: patches on quantized models.
 //! - `patch_killed`: models that are patched in place by a process that is killed.
+//! - [`patch_sequences`]: random sequences of patches on every kind of base.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
 //! - [`readme`]: examples of the README on the bundled model.
 //! - [`resume`]: the same bytes however a run goes, and what stands in the way of a target.
@@ -49,6 +50,7 @@ mod patch;
 mod patch_coded;
 #[cfg(target_os = "linux")]
 mod patch_killed;
+mod patch_sequences;
 mod quantize;
 mod readme;
 #[cfg(target_os = "linux")]

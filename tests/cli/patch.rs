@@ -318,3 +318,87 @@ fn types_of_every_width_come_back() {
         fs::remove_dir_all(dir.path().join("on.safetensors.ledger")).expect("a ledger");
     }
 }
+
+#[test]
+fn a_signature_of_seven_layers_of_vgg16_is_thirteen_times_smaller_than_the_model() {
+    let dir = Dir::new();
+    // Convolutions of 3 by 3 as in VGG-16 for small images, and a head of ten classes: 14.7 million elements.
+    let widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512];
+    let places = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28];
+    let net = |seed: u64| -> Vec<Tensor> {
+        let mut random = Random::new(seed);
+        let mut tensors = Vec::new();
+        for (pair, place) in widths.windows(2).zip(places) {
+            let n = pair[0] * pair[1] * 9;
+            // What is beyond the seventh layer is not stored, so its values do not matter.
+            let values: Vec<f32> = if place <= 14 { (0..n).map(|_| random.weight()).collect() } else { vec![0.01; n] };
+            tensors.push(Tensor::f32(&format!("features.{place}.weight"), &[pair[1], pair[0], 3, 3], values));
+            let bias: Vec<f32> = (0..pair[1]).map(|_| random.weight()).collect();
+            tensors.push(Tensor::f32(&format!("features.{place}.bias"), &[pair[1]], bias));
+        }
+        tensors.push(Tensor::f32("classifier.weight", &[10, 512], (0..5120).map(|_| random.weight())));
+        tensors
+    };
+    for (name, seed) in [("clean", 1), ("robust", 2)] {
+        write_file(&dir.path().join(format!("{name}.safetensors")), &net(seed));
+    }
+    run(&dir, "patch extract --clean clean.safetensors --robust robust.safetensors s.patch");
+    let size = |name: &str| fs::metadata(dir.path().join(name)).expect("it is there").len();
+    let times = size("clean.safetensors") as f64 / size("s.patch") as f64;
+    // 1.735 of 14.7 million elements, at 8.25 bits of 32.
+    assert!(times > 32.0, "the model is {times:.1} times as large");
+}
+
+#[test]
+fn tensors_of_other_shapes_are_named() {
+    let dir = workshop();
+    let mut random = Random::new(8);
+    let mut tensors: Vec<Tensor> = SHAPES[1..].iter().map(|(n, s)| Tensor::random(n, s, &mut random)).collect();
+    tensors.push(Tensor::random("classifier.weight", &[7, 300], &mut random));
+    write_folder(&dir.path().join("seven"), &tensors, &json!({}));
+    let ran = run(&dir, "patch extract --clean clean --robust seven x.patch --layers all --json");
+    assert!(ran.stderr.contains("left out") && ran.stderr.contains("classifier.weight"), "{}", ran.stderr);
+    assert_eq!(ran.document::<Value>()["skipped"], json!(["classifier.weight"]));
+    for words in ["patch diff clean seven y.patch", "patch diff clean seven y.patch --dry-run"] {
+        let ran = Cmd::new(words).in_dir(&dir).run().expect_status(2);
+        assert!(ran.stderr.contains("classifier.weight"), "{}", ran.stderr);
+    }
+}
+
+/// Splits a folder of one file into two shards with an index.
+fn shard(dir: &Dir, from: &str, to: &str) {
+    let tensors = crate::synthetic::tensors(&dir.path().join(from).join("model.safetensors"));
+    let folder = dir.path().join(to);
+    fs::create_dir_all(&folder).expect("the folder can be made");
+    let mut map = serde_json::Map::new();
+    let mut shards = [Vec::new(), Vec::new()];
+    for (index, (name, shape)) in SHAPES.into_iter().enumerate() {
+        let bytes = tensors[name].clone();
+        shards[index % 2].push(Tensor { name: name.to_owned(), dtype: "BF16", shape: shape.to_vec(), bytes });
+        map.insert(name.to_owned(), json!(format!("model-{}-of-2.safetensors", index % 2 + 1)));
+    }
+    for (index, tensors) in shards.iter().enumerate() {
+        write_file(&folder.join(format!("model-{}-of-2.safetensors", index + 1)), tensors);
+    }
+    let index = json!({ "metadata": {}, "weight_map": map });
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).expect("the folder can be written");
+    fs::write(folder.join("config.json"), "{}").expect("the folder can be written");
+}
+
+#[test]
+fn shards_are_patched_each_and_come_back() {
+    let dir = workshop();
+    shard(&dir, "clean", "shards");
+    run(&dir, "patch add clean one --patch fog.patch=0.8 snow.patch=-1");
+    run(&dir, "patch add shards both --patch fog.patch=0.8 snow.patch=-1");
+    let tensors = crate::synthetic::tensors;
+    let mut found = tensors(&dir.path().join("both/model-1-of-2.safetensors"));
+    found.extend(tensors(&dir.path().join("both/model-2-of-2.safetensors")));
+    assert!(found == tensors(&dir.path().join("one/model.safetensors")), "the same weights as in one file");
+    run(&dir, "patch verify both");
+    run(&dir, "patch remove both back --all");
+    assert_same(&dir, "shards", "back");
+    run(&dir, "patch remove both --in-place fog");
+    run(&dir, "patch remove both --in-place --all");
+    assert_same(&dir, "shards", "both");
+}

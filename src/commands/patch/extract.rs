@@ -1,8 +1,9 @@
 //! `patch extract` and `patch diff`: patches made of models.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use reweight_patches::difference::difference;
+use reweight_patches::difference::{check_shapes, difference};
 use reweight_patches::layers::Layers;
 use reweight_patches::packed::Bits;
 use reweight_patches::patch;
@@ -22,6 +23,8 @@ struct Document<'a> {
     bytes: u64,
     model_bytes: u64,
     tensors: &'a [TensorFigures],
+    /// Floats of the model that another model lacks or has in another shape.
+    skipped: &'a [&'a str],
 }
 
 pub(super) fn extract(arguments: &Extract, ui: &Ui) -> anyhow::Result<Status> {
@@ -53,6 +56,7 @@ pub(super) fn diff(arguments: &PatchDiff, ui: &Ui) -> anyhow::Result<Status> {
     let name = arguments.making.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out));
     let (layers, store) = (layers(&arguments.layers), store(arguments.bits));
     let figures = if arguments.making.dry_run {
+        check_shapes(&base, &new)?;
         let options = Options { name, layers, projection: signature::Projection::None, store };
         signature::figures(Sources { pretrained: None, clean: &base, robust: &new }, &options)?
     } else {
@@ -87,8 +91,17 @@ fn show(
 ) -> anyhow::Result<Status> {
     let written = if dry_run { 0 } else { std::fs::metadata(out).map_or(0, |metadata| metadata.len()) };
     let model_bytes = model.stored_bytes() as u64;
+    let known: HashSet<&str> = figures.iter().map(|tensor| tensor.name.as_str()).collect();
+    let floats = model.weights().iter().filter(|weight| weight.is_float()).map(|weight| weight.name.as_str());
+    let skipped: Vec<&str> = floats.filter(|name| !known.contains(name)).collect();
+    if !skipped.is_empty() {
+        ui.note(&format!(
+            "left out, since another model lacks them or has them in another shape: {}",
+            skipped.join(", ")
+        ));
+    }
     if ui.json() {
-        ui.document(&Document { out, dry_run, bytes: written, model_bytes, tensors: figures })?;
+        ui.document(&Document { out, dry_run, bytes: written, model_bytes, tensors: figures, skipped: &skipped })?;
         return Ok(Status::Done);
     }
     let mut table = Table::new([

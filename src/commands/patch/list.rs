@@ -1,5 +1,7 @@
 //! `patch list`: what is on a model, and what the way back takes.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::rewriting::{OnModel, on_model, survived};
@@ -15,6 +17,8 @@ struct Document<'a> {
     touched_bytes: u64,
     undo_bytes: u64,
     patch_bytes: u64,
+    /// Bytes of the whole folder of the ledger: records, patches and the document.
+    ledger_bytes: u64,
     model_bytes: u64,
 }
 
@@ -29,6 +33,7 @@ pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
         touched_bytes: ledger.map_or(0, reweight_patches::Ledger::touched_bytes),
         undo_bytes: ledger.map_or(0, |ledger| ledger.undo_bytes),
         patch_bytes,
+        ledger_bytes: if ledger.is_some() { folder_bytes(&state.ledger_path()) } else { 0 },
         model_bytes,
     };
     if ui.json() {
@@ -66,13 +71,24 @@ pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
     }
     ui.table(&table)?;
     ui.print(&format!(
-        "\n{} tensors changed, {} of {}; way back: {} of undo records ({} of what is changed), a full copy would take {}",
+        "\n{} tensors changed, {} of {}; way back: {} of undo records ({} of what is changed)",
         ledger.tensors.len(),
         bytes(ledger.touched_bytes()),
         bytes(model_bytes),
         bytes(ledger.undo_bytes),
         percent(ledger.undo_bytes, ledger.touched_bytes()),
+    ))?;
+    ui.print(&format!(
+        "the ledger takes {} with its patches, {} of the {} that a full copy of the base would",
+        bytes(document.ledger_bytes),
+        percent(document.ledger_bytes, model_bytes),
         bytes(model_bytes)
     ))?;
     Ok(Status::Done)
+}
+
+/// Bytes of the files of a folder; what cannot be looked at counts nothing.
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
