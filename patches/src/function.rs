@@ -6,6 +6,8 @@
 //! strengths: r is their sum, and where that is above 1 each counts as its share of r, so that two patches that both replace a tensor
 //! give their weighted mean (the authors of signatures take the plain mean). An element of the base that is no number stays.
 
+use reweight_quant::kernels::vectorized;
+
 use crate::low_rank::{Magnitudes, Product};
 use crate::packed::Packed;
 use crate::shards::Shards;
@@ -81,9 +83,11 @@ impl Term<'_> {
 }
 
 fn add(sums: &mut [f64], factor: f64, values: &[f64]) {
-    for (sum, value) in sums.iter_mut().zip(values) {
-        *sum += factor * value;
-    }
+    vectorized(|| {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += factor * value;
+        }
+    });
 }
 
 /// What a set of patches makes of one tensor.

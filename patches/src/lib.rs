@@ -8,6 +8,11 @@
 //! [`signature`] (Robust Weight Signatures), [`difference`] and [`adapter`] (PEFT), all as one kind of file
 //! ([`patch::Patch`]).
 
+#![expect(
+    clippy::inline_always,
+    reason = "a loop takes on an instruction set by being inlined in `vectorized`, which enables it"
+)]
+
 pub mod adapter;
 pub mod compare;
 pub mod difference;

@@ -3,6 +3,8 @@
 //! LoRA (Hu et al., arXiv 2106.09685): W' = W + s B A. DoRA (Liu et al., arXiv 2402.09353): W' = m / |W + s B A| (W + s B A), the norm
 //! of each output. The change of DoRA is taken relative to the *base*, so that it adds up with others in any order.
 
+use reweight_quant::kernels::vectorized;
+
 /// `left` times `right`, laid out as the weight is: `rows` by `columns`.
 #[derive(Clone, Debug)]
 pub struct Product {
@@ -50,6 +52,11 @@ impl Product {
     /// # Panics
     /// Where the range is outside.
     pub fn read(&self, start: usize, out: &mut [f64]) {
+        vectorized(|| self.read_here(start, out));
+    }
+
+    #[inline(always)]
+    fn read_here(&self, start: usize, out: &mut [f64]) {
         let mut place = start;
         let mut rest = out;
         while !rest.is_empty() {

@@ -4,6 +4,7 @@
 //! lies where the group reaches further. Scales are bf16: changes of weights go down to 1e-7, where f16 has few bits left.
 
 use half::bf16;
+use reweight_quant::kernels::vectorized;
 
 /// Elements that share a scale.
 pub const GROUP: usize = 64;
@@ -64,6 +65,11 @@ impl Packed<'_> {
     /// # Panics
     /// Where the range is outside.
     pub fn read(&self, start: usize, out: &mut [f64]) {
+        vectorized(|| self.read_here(start, out));
+    }
+
+    #[inline(always)]
+    fn read_here(&self, start: usize, out: &mut [f64]) {
         let (head, rest) = out.split_at_mut((start.next_multiple_of(GROUP) - start).min(out.len()));
         self.read_group(start / GROUP, start % GROUP, head);
         for (index, out) in rest.chunks_mut(GROUP).enumerate() {
@@ -75,22 +81,44 @@ impl Packed<'_> {
     pub(crate) fn read_codes(&self, out: &mut [u8]) {
         let bytes = self.bits.group_bytes();
         for (codes, out) in self.codes.chunks_exact(bytes).zip(out.chunks_mut(GROUP)) {
-            for (element, code) in out.iter_mut().enumerate() {
-                *code = code_at(codes, self.bits, element);
-            }
+            let mut spread = [0; GROUP];
+            spread_codes(codes, self.bits, &mut spread);
+            out.copy_from_slice(&spread[..out.len()]);
         }
     }
 
     /// Values of a group from its element `first` on.
+    #[inline(always)]
     fn read_group(&self, group: usize, first: usize, out: &mut [f64]) {
         if out.is_empty() {
             return;
         }
         let scale = f64::from(bf16::from_le_bytes([self.scales[2 * group], self.scales[2 * group + 1]]).to_f32());
         let codes = &self.codes[group * self.bits.group_bytes()..(group + 1) * self.bits.group_bytes()];
-        for (element, value) in out.iter_mut().enumerate() {
-            *value = scale * (f64::from(code_at(codes, self.bits, first + element)) + self.bits.lowest());
+        let (mut spread, lowest) = ([0_u8; GROUP], self.bits.lowest());
+        spread_codes(codes, self.bits, &mut spread);
+        for (value, &code) in out.iter_mut().zip(&spread[first..]) {
+            *value = scale * (f64::from(code) + lowest);
         }
+    }
+}
+
+/// The codes of a group, one a byte.
+#[inline(always)]
+fn spread_codes(codes: &[u8], bits: Bits, out: &mut [u8; GROUP]) {
+    match bits.0 {
+        8 => out.copy_from_slice(codes),
+        4 => {
+            for (pair, &byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
+                *pair = [byte & 15, byte >> 4];
+            }
+        }
+        2 => {
+            for (four, &byte) in out.as_chunks_mut::<4>().0.iter_mut().zip(codes) {
+                *four = [byte & 3, (byte >> 2) & 3, (byte >> 4) & 3, byte >> 6];
+            }
+        }
+        _ => out.iter_mut().enumerate().for_each(|(element, code)| *code = code_at(codes, bits, element)),
     }
 }
 

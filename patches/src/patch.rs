@@ -26,6 +26,9 @@ pub const FORMAT: &str = "reweight-patch";
 /// The version of the layout.
 pub const VERSION: &str = "1";
 
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 8 << 20;
+
 /// What a patch was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -140,7 +143,7 @@ impl Patch {
     /// # Errors
     /// As [`Patch::open`].
     pub fn parse(path: &Path, bytes: Bytes) -> Result<Self, PatchError> {
-        let digest = blake3::Hasher::new().update_rayon(&bytes).finalize().to_string();
+        let digest = bytes.digest().to_string();
         let file = SafetensorsFile::parse(path, bytes)?;
         let said = |key: &str| file.metadata().get(key).map(String::as_str);
         if said("format") != Some(FORMAT) {
@@ -187,6 +190,28 @@ impl Patch {
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
         self.file.bytes()
+    }
+
+    /// Writes the whole file elsewhere.
+    ///
+    /// # Errors
+    /// `FileError::Io`.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), PatchError> {
+        let bytes = self.bytes();
+        let mut file = std::fs::File::create(path).map_err(FileError::io(path, "create"))?;
+        for start in (0..bytes.len()).step_by(COPY_BYTES) {
+            let piece = start..bytes.len().min(start + COPY_BYTES);
+            file.write_all(&bytes[piece.clone()]).map_err(FileError::io(path, "write"))?;
+            bytes.release(piece);
+        }
+        Ok(())
+    }
+
+    /// Says that pages of a tensor's change need not stay.
+    pub(crate) fn release(&self, tensor: &str) {
+        let prefix = format!("{tensor}:");
+        let parts = self.file.tensors().iter().filter(|part| part.name.starts_with(&prefix));
+        parts.for_each(|part| self.bytes().release(part.range.clone()));
     }
 
     /// How it changes a tensor, if it does.

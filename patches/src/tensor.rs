@@ -100,6 +100,13 @@ impl<'a> FloatTensor<'a> {
         self.weight.digest().to_string()
     }
 
+    /// Says that the pages of some elements need not stay.
+    pub(crate) fn release_elements(&self, start: usize, len: usize) {
+        let width = self.float.bytes();
+        let first = self.range.start + start * width;
+        self.source.release(first..first + len * width);
+    }
+
     /// Says that its pages need not stay.
     pub(crate) fn release(&self) {
         self.source.release(self.range.clone());

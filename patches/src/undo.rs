@@ -5,6 +5,8 @@
 //! A record is the shorter of two codings, compressed by zstd: two bits an element (0, -1, +1, other) with the others after them, or
 //! the differences byte plane by byte plane.
 
+use reweight_quant::kernels::vectorized;
+
 use crate::values::{Float, Word};
 
 /// Compression level: level 1 is half a percent of the touched bytes larger than level 9 and many times as fast.
@@ -70,12 +72,12 @@ pub fn decode_bytes(record: &[u8], now: &mut [u8]) -> Option<()> {
 }
 
 fn encode_words<W: Word>(base: &[u8], predicted: &[u8]) -> Vec<u8> {
-    let pairs = base.chunks_exact(W::BYTES).zip(predicted.chunks_exact(W::BYTES));
-    let codes: Vec<u64> = pairs.map(|(base, predicted)| W::zigzag(W::key(base), W::key(predicted))).collect();
-    let n_others = codes.iter().filter(|&&code| code > 2).count();
-    let mut best = compress(SYMBOLS, &symbols(&codes));
+    let mut codes = vec![W::default(); base.len() / W::BYTES];
+    W::differences(base, predicted, &mut codes);
+    let n_others = vectorized(|| codes.iter().map(|code| u32::from(code.wide() > 2)).sum::<u32>()) as usize;
+    let mut best = compress(SYMBOLS, &symbols(&codes, n_others > 0));
     if n_others > codes.len() / 16 {
-        let planes = compress(PLANES, &planes::<W>(&codes));
+        let planes = compress(PLANES, &planes(&codes));
         if planes.len() < best.len() {
             best = planes;
         }
@@ -89,24 +91,33 @@ fn compress(coding: u8, bytes: &[u8]) -> Vec<u8> {
     record
 }
 
-fn symbols(codes: &[u64]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(codes.len() / 2);
-    for four in codes.chunks(4) {
-        bytes.push(four.iter().rev().fold(0, |byte, &code| (byte << 2) | code.min(3) as u8));
-    }
-    for &code in codes.iter().filter(|&&code| code > 2) {
-        let mut rest = code - 3;
-        while rest >= 0x80 {
-            bytes.push(rest as u8 | 0x80);
-            rest >>= 7;
+fn symbols<W: Word>(codes: &[W], has_others: bool) -> Vec<u8> {
+    let mut bytes = vec![0; codes.len().div_ceil(4)];
+    let (fours, rest) = codes.as_chunks::<4>();
+    vectorized(|| {
+        for (byte, four) in bytes.iter_mut().zip(fours) {
+            let [a, b, c, d] = four.map(|code| code.wide().min(3) as u8);
+            *byte = a | (b << 2) | (c << 4) | (d << 6);
         }
-        bytes.push(rest as u8);
+    });
+    if let (Some(byte), false) = (bytes.last_mut(), rest.is_empty()) {
+        *byte = rest.iter().rev().fold(0, |byte, code| (byte << 2) | code.wide().min(3) as u8);
+    }
+    if has_others {
+        for code in codes.iter().map(|code| code.wide()).filter(|&code| code > 2) {
+            let mut rest = code - 3;
+            while rest >= 0x80 {
+                bytes.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            bytes.push(rest as u8);
+        }
     }
     bytes
 }
 
-fn planes<W: Word>(codes: &[u64]) -> Vec<u8> {
-    (0..W::BYTES).flat_map(|plane| codes.iter().map(move |code| (code >> (8 * plane)) as u8)).collect()
+fn planes<W: Word>(codes: &[W]) -> Vec<u8> {
+    (0..W::BYTES).flat_map(|plane| codes.iter().map(move |code| (code.wide() >> (8 * plane)) as u8)).collect()
 }
 
 fn decode_words<W: Word>(record: &[u8], predicted: &mut [u8]) -> Option<()> {
@@ -114,31 +125,34 @@ fn decode_words<W: Word>(record: &[u8], predicted: &mut [u8]) -> Option<()> {
     let (&coding, compressed) = record.split_first()?;
     // A code takes two bits and at most ten bytes, or its planes.
     let bytes = zstd::bulk::decompress(compressed, n.div_ceil(4) + 10 * n).ok()?;
-    let elements = predicted.chunks_exact_mut(W::BYTES);
-    let restore = |element: &mut [u8], code: u64| W::put_key(W::unzigzag(code, W::key(element)), element);
+    let mut codes = vec![W::default(); n];
     match coding {
         SYMBOLS => {
             let (symbols, mut others) = bytes.split_at_checked(n.div_ceil(4))?;
-            for (index, element) in elements.enumerate() {
-                let code = match (symbols[index / 4] >> (2 * (index % 4))) & 3 {
-                    3 => take_number(&mut others)?.checked_add(3)?,
-                    code => u64::from(code),
-                };
-                if code != 0 {
-                    restore(element, code);
+            for (four, &symbols) in codes.chunks_mut(4).zip(symbols) {
+                if symbols == 0 {
+                    continue;
+                }
+                for (index, code) in four.iter_mut().enumerate() {
+                    *code = match (symbols >> (2 * index)) & 3 {
+                        3 => W::of(take_number(&mut others)?.checked_add(3)?),
+                        code => W::of(u64::from(code)),
+                    };
                 }
             }
-            others.is_empty().then_some(())
+            if !others.is_empty() {
+                return None;
+            }
         }
         PLANES if bytes.len() == n * W::BYTES => {
-            for (index, element) in elements.enumerate() {
-                let code = (0..W::BYTES).map(|plane| u64::from(bytes[plane * n + index]) << (8 * plane)).sum();
-                restore(element, code);
+            for (index, code) in codes.iter_mut().enumerate() {
+                *code = W::of((0..W::BYTES).map(|plane| u64::from(bytes[plane * n + index]) << (8 * plane)).sum());
             }
-            Some(())
         }
-        _ => None,
+        _ => return None,
     }
+    W::restore(&codes, predicted);
+    Some(())
 }
 
 fn take_number(bytes: &mut &[u8]) -> Option<u64> {

@@ -2,6 +2,7 @@
 //! the order of their values.
 
 use half::slice::HalfFloatSliceExt;
+use reweight_quant::kernels::vectorized;
 use reweight_quant::tensor::Dtype;
 
 /// The element types that patches change.
@@ -55,10 +56,10 @@ impl Float {
         assert_eq!(bytes.len(), out.len() * self.bytes(), "the buffer holds exactly the elements given");
         match self {
             Self::F64 => each(bytes, out, f64::from_le_bytes),
-            Self::F32 => each(bytes, out, |element| f32::from_le_bytes(element).into()),
-            Self::Bf16 => {
+            Self::F32 => vectorized(|| each(bytes, out, |element| f32::from_le_bytes(element).into())),
+            Self::Bf16 => vectorized(|| {
                 each(bytes, out, |element| f32::from_bits(u32::from(u16::from_le_bytes(element)) << 16).into());
-            }
+            }),
             Self::F16 => read_f16(bytes, out),
         }
     }
@@ -71,8 +72,8 @@ impl Float {
         assert_eq!(out.len(), values.len() * self.bytes(), "the buffer holds exactly the elements given");
         match self {
             Self::F64 => put(values, out, f64::to_le_bytes),
-            Self::F32 => put(values, out, |value| (value as f32).to_le_bytes()),
-            Self::Bf16 => write_bf16(values, out),
+            Self::F32 => vectorized(|| put(values, out, |value| (value as f32).to_le_bytes())),
+            Self::Bf16 => vectorized(|| put(values, out, |value| bf16_bits(round_to_odd(value)).to_le_bytes())),
             Self::F16 => write_f16(values, out),
         }
     }
@@ -103,18 +104,6 @@ fn read_f16(bytes: &[u8], out: &mut [f64]) {
     }
 }
 
-fn write_bf16(values: &[f64], out: &mut [u8]) {
-    let mut singles = [0.0_f32; BLOCK];
-    for (values, out) in values.chunks(BLOCK).zip(out.chunks_mut(2 * BLOCK)) {
-        for (single, &value) in singles.iter_mut().zip(values) {
-            *single = round_to_odd(value);
-        }
-        for (element, &single) in out.as_chunks_mut::<2>().0.iter_mut().zip(&singles) {
-            *element = bf16_bits(single).to_le_bytes();
-        }
-    }
-}
-
 fn write_f16(values: &[f64], out: &mut [u8]) {
     let mut halves = [half::f16::ZERO; BLOCK];
     let mut singles = [0.0_f32; BLOCK];
@@ -129,12 +118,14 @@ fn write_f16(values: &[f64], out: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn each<const N: usize>(bytes: &[u8], out: &mut [f64], convert: impl Fn([u8; N]) -> f64) {
     for (value, element) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
         *value = convert(*element);
     }
 }
 
+#[inline(always)]
 fn put<const N: usize>(values: &[f64], out: &mut [u8], convert: impl Fn(f64) -> [u8; N]) {
     for (element, &value) in out.as_chunks_mut::<N>().0.iter_mut().zip(values) {
         *element = convert(value);
@@ -144,6 +135,7 @@ fn put<const N: usize>(values: &[f64], out: &mut [u8], convert: impl Fn(f64) -> 
 /// The f32 next to a value on the side of zero, with its last bit set where that is not the value itself. Rounding it to a type
 /// of at most 22 bits of precision gives what rounding the value would: the set bit keeps it off every tie.
 /// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.)
+#[inline(always)]
 pub(crate) fn round_to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     let back = f64::from(nearest);
@@ -152,24 +144,37 @@ pub(crate) fn round_to_odd(value: f64) -> f32 {
 }
 
 /// Rounds to nearest, ties to even; a NaN stays one.
+#[inline(always)]
 fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
     (if value.is_nan() { (bits >> 16) | 0x40 } else { rounded }) as u16
 }
 
-/// A stored element as an unsigned integer whose order is that of the values.
-pub trait Word: Copy + Eq {
+/// A stored element as an unsigned integer, whose keys have the order of the values.
+pub trait Word: Copy + Default + Eq {
     /// Bytes of an element.
     const BYTES: usize;
     /// The integer of an element: negative values below all others, and descending bits with them.
-    fn key(bytes: &[u8]) -> u64;
-    /// The element of an integer.
-    fn put_key(key: u64, bytes: &mut [u8]);
-    /// Difference of two such integers, modulo the width, as 0, -1, 1, -2, ...
-    fn zigzag(key: u64, predicted: u64) -> u64;
+    #[must_use]
+    fn key(self) -> Self;
+    /// The element of such an integer.
+    #[must_use]
+    fn unkey(self) -> Self;
+    /// Difference from another such integer, modulo the width, as 0, -1, 1, -2, ...
+    #[must_use]
+    fn zigzag(self, predicted: Self) -> Self;
     /// The integer at such a difference from another.
-    fn unzigzag(code: u64, predicted: u64) -> u64;
+    #[must_use]
+    fn unzigzag(self, predicted: Self) -> Self;
+    /// The same number in 64 bits.
+    fn wide(self) -> u64;
+    /// The lowest bits of a number.
+    fn of(number: u64) -> Self;
+    /// Differences of stored elements from predicted ones.
+    fn differences(base: &[u8], predicted: &[u8], out: &mut [Self]);
+    /// Stored elements in place of predicted ones.
+    fn restore(differences: &[Self], predicted: &mut [u8]);
 }
 
 macro_rules! word {
@@ -177,29 +182,56 @@ macro_rules! word {
         impl Word for $unsigned {
             const BYTES: usize = size_of::<$unsigned>();
 
-            fn key(bytes: &[u8]) -> u64 {
-                let bits = bytes.first_chunk().map_or(0, |bytes| <$unsigned>::from_le_bytes(*bytes));
+            #[inline(always)]
+            fn key(self) -> Self {
                 // All bits turned where the sign is set, else the sign alone.
-                let turned = ((bits as $signed) >> (<$unsigned>::BITS - 1)) as $unsigned;
-                (bits ^ (turned | (1 << (<$unsigned>::BITS - 1)))) as u64
+                let turned = ((self as $signed) >> (Self::BITS - 1)) as Self;
+                self ^ (turned | (1 << (Self::BITS - 1)))
             }
 
-            fn put_key(key: u64, bytes: &mut [u8]) {
-                let key = key as $unsigned;
-                let turned = !(((key as $signed) >> (<$unsigned>::BITS - 1)) as $unsigned);
-                let bits = key ^ (turned | (1 << (<$unsigned>::BITS - 1)));
-                bytes.copy_from_slice(&bits.to_le_bytes());
+            #[inline(always)]
+            fn unkey(self) -> Self {
+                let turned = !(((self as $signed) >> (Self::BITS - 1)) as Self);
+                self ^ (turned | (1 << (Self::BITS - 1)))
             }
 
-            fn zigzag(key: u64, predicted: u64) -> u64 {
-                let difference = (key as $unsigned).wrapping_sub(predicted as $unsigned) as $signed;
-                ((difference << 1) ^ (difference >> (<$unsigned>::BITS - 1))) as $unsigned as u64
+            #[inline(always)]
+            fn zigzag(self, predicted: Self) -> Self {
+                let difference = self.wrapping_sub(predicted) as $signed;
+                ((difference << 1) ^ (difference >> (Self::BITS - 1))) as Self
             }
 
-            fn unzigzag(code: u64, predicted: u64) -> u64 {
-                let code = code as $unsigned;
-                let difference = (code >> 1) ^ (code & 1).wrapping_neg();
-                (predicted as $unsigned).wrapping_add(difference) as u64
+            #[inline(always)]
+            fn unzigzag(self, predicted: Self) -> Self {
+                predicted.wrapping_add((self >> 1) ^ (self & 1).wrapping_neg())
+            }
+
+            #[inline(always)]
+            fn wide(self) -> u64 {
+                u64::from(self)
+            }
+
+            #[inline(always)]
+            fn of(number: u64) -> Self {
+                number as Self
+            }
+
+            fn differences(base: &[u8], predicted: &[u8], out: &mut [Self]) {
+                let pairs = base.as_chunks().0.iter().zip(predicted.as_chunks().0);
+                vectorized(|| {
+                    for (out, (base, predicted)) in out.iter_mut().zip(pairs) {
+                        *out = Self::from_le_bytes(*base).key().zigzag(Self::from_le_bytes(*predicted).key());
+                    }
+                });
+            }
+
+            fn restore(differences: &[Self], predicted: &mut [u8]) {
+                vectorized(|| {
+                    for (element, code) in predicted.as_chunks_mut().0.iter_mut().zip(differences) {
+                        let key = code.unzigzag(Self::from_le_bytes(*element).key());
+                        *element = key.unkey().to_le_bytes();
+                    }
+                });
             }
         }
     };
@@ -261,10 +293,7 @@ mod tests {
                 float.write(&value, &mut out);
                 let is_nan = bits & 0x7FFF > infinity;
                 assert!(out == bytes || (is_nan && value[0].is_nan()), "{bits:04x}");
-                let key = u16::key(&bytes);
-                let mut back = [0; 2];
-                u16::put_key(key, &mut back);
-                assert_eq!(back, bytes);
+                assert_eq!(bits.key().unkey(), bits);
             }
         }
     }
@@ -272,14 +301,14 @@ mod tests {
     #[test]
     fn keys_have_the_order_of_values_and_differences_come_back() {
         let values = [f32::NEG_INFINITY, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, f32::INFINITY];
-        let keys = values.map(|value| u32::key(&value.to_le_bytes()));
+        let keys = values.map(|value| value.to_bits().key());
         assert!(keys.is_sorted());
         assert_eq!(keys[4], keys[3] + 1);
         for a in keys {
             for b in keys {
-                assert_eq!(u32::unzigzag(u32::zigzag(a, b), b), a);
+                assert_eq!(a.zigzag(b).unzigzag(b), a);
             }
         }
-        assert_eq!([u16::zigzag(5, 5), u16::zigzag(4, 5), u16::zigzag(6, 5)], [0, 1, 2]);
+        assert_eq!([5_u16.zigzag(5), 4_u16.zigzag(5), 6_u16.zigzag(5)], [0, 1, 2]);
     }
 }

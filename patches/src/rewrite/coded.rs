@@ -12,6 +12,7 @@ use reweight_quant::requantize::{Requantized, requantize};
 use reweight_quant::store::gguf::GgmlType;
 use reweight_quant::store::{Storage, Weight};
 
+use super::plan::check_base;
 use super::tensor::{Written, check_digests};
 use super::{Control, Output, UndoFile};
 use crate::function::Function;
@@ -39,6 +40,7 @@ pub(super) fn write(
     let base = base.ok_or_else(|| broken(state, weight, &now))?;
     let base_digest = base.digest().to_string();
     check_digests(state, weight, &now, &base_digest)?;
+    check_base(state, set, weight, &base_digest)?;
     let base_parts: Vec<&[u8]> = base.stored_parts().iter().map(|(bytes, range)| &bytes[range.clone()]).collect();
     let function = state::function(set, weight, state.model.path())?;
     let (Some(function), Some(undo_file)) = (function, undo_file) else {

@@ -26,7 +26,7 @@ use crate::tensor::Target;
 use crate::update::{Move, Update};
 use crate::{Applied, PatchError, State};
 
-pub use plan::{Plan, Planned, plan};
+pub use plan::{Plan, Planned, outline, plan};
 
 /// What a run is given from outside.
 pub struct Control<'a> {
@@ -84,7 +84,7 @@ pub fn rewrite(
     destination: Destination<'_>,
     control: &Control<'_>,
 ) -> Result<Outcome, PatchError> {
-    let plan = plan(state, set)?;
+    let plan = outline(state, set)?;
     match destination {
         Destination::InPlace => {
             let update = Update::begin(&state.place)?;
@@ -274,8 +274,11 @@ fn check(
         let weight = &state.model.weights()[*index];
         let mut hasher = blake3::Hasher::new();
         for (_, range) in weight.stored_parts() {
-            hasher.update_rayon(file.get(range.clone()).unwrap_or_default());
-            file.release(range);
+            for start in range.clone().step_by(CHECK_BYTES) {
+                let piece = start..range.end.min(start + CHECK_BYTES);
+                hasher.update_rayon(file.get(piece.clone()).unwrap_or_default());
+                file.release(piece);
+            }
         }
         let (expected, found) = (results[index].digest.clone(), hasher.finalize().to_string());
         if found != expected {
@@ -297,7 +300,7 @@ fn write_ledger(
     let mut patches: Vec<PatchRecord> = Vec::with_capacity(set.len());
     for applied in set {
         let path = folder.join(ledger::patch_file(applied.patch.digest()));
-        fs::write(&path, &**applied.patch.bytes()).map_err(FileError::io(&path, "write"))?;
+        applied.patch.copy_to(&path)?;
         patches.push(PatchRecord {
             name: applied.name.clone(),
             blake3: applied.patch.digest().to_owned(),
@@ -333,6 +336,9 @@ fn side_records(state: &State, set: &[Applied], tensors: &[TensorRecord]) -> Res
     for name in names.difference(&written) {
         let before = state.ledger().and_then(|ledger| ledger.side_tensors.iter().find(|record| record.name == **name));
         let base_blake3 = plan::base_digest(state, name, "")?;
+        if let Some(weight) = state.model.weight(name) {
+            plan::check_base(state, set, weight, &base_blake3)?;
+        }
         if let Some(before) = before.filter(|before| before.base_blake3 != base_blake3) {
             return Err(PatchError::Changed {
                 model: state.model.path().to_owned(),
@@ -384,6 +390,9 @@ pub(crate) struct Output<'a> {
     /// Ranges that are copied, in order.
     kept: Vec<Range<usize>>,
 }
+
+/// Bytes hashed at a time.
+const CHECK_BYTES: usize = 32 << 20;
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 8 << 20;

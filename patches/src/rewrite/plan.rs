@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use reweight_quant::manifest::Manifest;
+use reweight_quant::store::Weight;
 
+use crate::patch::Entry;
 use crate::tensor::{Target, find, release};
 use crate::{Applied, PatchError, State, side};
 
@@ -48,6 +50,24 @@ impl Plan {
 /// # Errors
 /// `PatchError`, as the run itself would meet, but for weights that changed and values that overflow.
 pub fn plan(state: &State, set: &[Applied]) -> Result<Plan, PatchError> {
+    let plan = outline(state, set)?;
+    let quantized_from = sources(state)?;
+    for applied in set {
+        for entry in &applied.patch.header().tensors {
+            if wants_base(state, applied, entry) {
+                let found = base_digest(state, &entry.name, &applied.name)?;
+                is_base(state, applied, entry, &found, &quantized_from)?;
+            }
+        }
+    }
+    Ok(plan)
+}
+
+/// The same without reading weights: bases are compared by the run itself.
+///
+/// # Errors
+/// As [`plan`], but for another base.
+pub fn outline(state: &State, set: &[Applied]) -> Result<Plan, PatchError> {
     let model = &state.model;
     let mut touched: BTreeSet<usize> = BTreeSet::new();
     for record in state.ledger().iter().flat_map(|ledger| &ledger.tensors) {
@@ -69,7 +89,6 @@ pub fn plan(state: &State, set: &[Applied]) -> Result<Plan, PatchError> {
             touched.extend(model.position(&entry.name));
         }
     }
-    set.iter().filter(|applied| !applied.transfer).try_for_each(|applied| check_base(state, applied))?;
     let mut plan = Plan { files: BTreeMap::new(), tensors: Vec::with_capacity(touched.len()) };
     for index in touched {
         let weight = &model.weights()[index];
@@ -109,24 +128,43 @@ fn check_apart(state: &State, tensors: &[usize]) -> Result<(), PatchError> {
     }
 }
 
-/// Requires that the base is the one that a patch was made for.
-fn check_base(state: &State, applied: &Applied) -> Result<(), PatchError> {
-    // A patch that is on already was compared when it came.
-    if state.patches().iter().any(|on| on.patch.digest() == applied.patch.digest()) {
-        return Ok(());
-    }
-    let quantized_from = sources(state)?;
-    for entry in &applied.patch.header().tensors {
-        let Some(expected) = &entry.base_blake3 else { continue };
-        let found = base_digest(state, &entry.name, &applied.name)?;
-        if found != *expected && quantized_from.get(&entry.name) != Some(expected) {
-            return Err(PatchError::OtherBase {
+/// Whether a patch says which base it was made for, and that was not compared when it came.
+fn wants_base(state: &State, applied: &Applied, entry: &Entry) -> bool {
+    let is_on = || state.patches().iter().any(|on| on.patch.digest() == applied.patch.digest());
+    entry.base_blake3.is_some() && !applied.transfer && !is_on()
+}
+
+fn is_base(
+    state: &State,
+    applied: &Applied,
+    entry: &Entry,
+    found: &str,
+    quantized_from: &HashMap<String, String>,
+) -> Result<(), PatchError> {
+    match &entry.base_blake3 {
+        Some(expected) if found != expected && quantized_from.get(&entry.name) != Some(expected) => {
+            Err(PatchError::OtherBase {
                 patch: applied.name.clone(),
                 model: Path::to_owned(state.model.path()),
                 tensor: entry.name.clone(),
                 expected: expected.as_str().into(),
                 found: found.into(),
-            });
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Requires that a tensor's base is the one that patches were made for.
+///
+/// # Errors
+/// `PatchError::OtherBase`.
+pub(super) fn check_base(state: &State, set: &[Applied], weight: &Weight, found: &str) -> Result<(), PatchError> {
+    for applied in set {
+        if let Some(entry) = applied.patch.entry(&weight.name).filter(|entry| wants_base(state, applied, entry))
+            && entry.base_blake3.as_deref() != Some(found)
+        {
+            is_base(state, applied, entry, found, &sources(state)?)?;
         }
     }
     Ok(())

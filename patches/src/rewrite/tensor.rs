@@ -1,6 +1,9 @@
 //! One tensor: its base restored, the set applied, the way back coded and tried, all in batches of pieces.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
+use reweight_quant::kernels::vectorized;
 use reweight_quant::store::Weight;
 
 use super::{Control, Output, UndoFile};
@@ -29,24 +32,32 @@ struct Work<'a> {
     new: Option<Function<'a>>,
 }
 
+/// Elements computed at a time: what lies between stays in the first cache. Whole groups of packed changes.
+const BLOCK: usize = 1024;
+
 /// Memory of one thread.
-#[derive(Default)]
 struct Scratch {
-    base: Vec<f64>,
-    values: Vec<f64>,
-    sum: Vec<f64>,
-    buffer: Vec<f64>,
+    values: [Vec<f64>; 4],
     predicted: Vec<u8>,
     guess: Vec<u8>,
 }
 
-impl Scratch {
-    fn sized(&mut self, n: usize, width: usize) {
-        for values in [&mut self.base, &mut self.values, &mut self.sum, &mut self.buffer] {
-            values.resize(n, 0.0);
-        }
-        self.predicted.resize(n * width, 0);
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { values: std::array::from_fn(|_| vec![0.0; BLOCK]), predicted: Vec::new(), guess: Vec::new() }
     }
+}
+
+impl Scratch {
+    /// Room for so many elements: base, values, sum, and memory to use.
+    fn block(&mut self, n: usize) -> [&mut [f64]; 4] {
+        self.values.each_mut().map(|values| &mut values[..n])
+    }
+}
+
+/// Ranges of a piece, of at most [`BLOCK`] elements: where each begins, and its bytes.
+fn blocks(n_bytes: usize, width: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    (0..n_bytes).step_by(BLOCK * width).map(move |start| (start / width, start..n_bytes.min(start + BLOCK * width)))
 }
 
 /// What stops a piece.
@@ -60,6 +71,16 @@ enum Broken {
     NoWayBack,
 }
 
+impl Broken {
+    /// The same, so many elements further on.
+    const fn after(self, offset: usize) -> Self {
+        match self {
+            Self::Overflow(index, value) => Self::Overflow(index + offset, value),
+            other => other,
+        }
+    }
+}
+
 /// Writes one tensor of floating-point elements.
 ///
 /// # Errors
@@ -69,7 +90,7 @@ pub(super) fn write(
     set: &[Applied],
     tensor: FloatTensor<'_>,
     output: &mut Output<'_>,
-    mut undo_file: Option<&mut UndoFile>,
+    undo_file: Option<&mut UndoFile>,
     control: &Control<'_>,
 ) -> Result<Written, PatchError> {
     let weight = tensor.weight;
@@ -77,38 +98,34 @@ pub(super) fn write(
     work.learn(state)?;
     output.go_to(work.tensor.place())?;
     let (n, width) = (work.tensor.n_elements(), work.tensor.float.bytes());
-    let [mut now, mut base, mut patched] = std::array::from_fn(|_| blake3::Hasher::new());
     let undo_offset = undo_file.as_ref().map_or(0, |undo| undo.length);
-    let mut undo_lengths = Vec::new();
-    let batch = BATCH * PIECE;
-    let mut base_bytes = vec![0; n.min(batch) * width];
-    let mut patched_bytes = vec![0; if work.new.is_some() { base_bytes.len() } else { 0 }];
-    for start in (0..n).step_by(batch) {
+    let mut sink = Sink::new(output, undo_file.filter(|_| work.new.is_some()), work.old.is_some());
+    // One batch is computed while the one before is hashed and written.
+    let (mut ready, mut free) = (None, Batch::default());
+    for start in (0..n).step_by(BATCH * PIECE) {
         control.check_stop()?;
-        let len = batch.min(n - start);
-        base_bytes.truncate(len * width);
-        patched_bytes.truncate(if work.new.is_some() { len * width } else { 0 });
-        let records = work.batch(start, &mut base_bytes, &mut patched_bytes);
-        let records = records.map_err(|(piece, broken)| work.error(state, piece * PIECE, broken))?;
-        if work.old.is_some() {
-            now.update_rayon(work.tensor.bytes(start, len));
-        }
-        base.update_rayon(&base_bytes);
-        if let (Some(undo), Some(_)) = (undo_file.as_mut(), &work.new) {
-            patched.update_rayon(&patched_bytes);
-            output.put(&patched_bytes)?;
-            for record in records {
-                undo_lengths.push(record.len() as u32);
-                undo.put(&record)?;
-            }
-        } else {
-            output.put(&base_bytes)?;
-        }
-        (control.progress)(&weight.name, (len * width) as u64);
+        free.size(start, (BATCH * PIECE).min(n - start) * width, work.new.is_some());
+        let (stored, computed) = rayon::join(
+            || ready.take().map(|batch| sink.store(&work.tensor, batch)),
+            || {
+                let records = work.batch(start, &mut free.base, &mut free.patched);
+                records.map_err(|(piece, broken)| work.error(state, piece * PIECE, broken))
+            },
+        );
+        let back = stored.transpose()?;
+        free.records = computed?;
+        (control.progress)(&weight.name, free.base.len() as u64);
+        ready = Some(std::mem::replace(&mut free, back.unwrap_or_default()));
     }
+    ready.map(|batch| sink.store(&work.tensor, batch)).transpose()?;
     work.tensor.release();
+    for applied in set.iter().chain(state.patches()) {
+        applied.patch.release(&weight.name);
+    }
+    let Sink { now, base, patched, undo_lengths, .. } = sink;
     let (now, base) = (now.finalize().to_string(), base.finalize().to_string());
     check_digests(state, weight, &now, &base)?;
+    super::plan::check_base(state, set, weight, &base)?;
     let Some(_) = &work.new else { return Ok(Written { digest: base, record: None }) };
     let digest = patched.finalize().to_string();
     let record = TensorRecord {
@@ -121,6 +138,63 @@ pub(super) fn write(
         energy: None,
     };
     Ok(Written { digest, record: Some(record) })
+}
+
+/// Pieces that follow one another, computed.
+#[derive(Default)]
+struct Batch {
+    /// Its first element.
+    start: usize,
+    base: Vec<u8>,
+    patched: Vec<u8>,
+    records: Vec<Vec<u8>>,
+}
+
+impl Batch {
+    fn size(&mut self, start: usize, n_bytes: usize, is_patched: bool) {
+        self.start = start;
+        self.base.resize(n_bytes, 0);
+        self.patched.resize(if is_patched { n_bytes } else { 0 }, 0);
+    }
+}
+
+/// Where batches go, in order, and what is told of them.
+struct Sink<'a, 'o> {
+    output: &'a mut Output<'o>,
+    undo_file: Option<&'a mut UndoFile>,
+    was_patched: bool,
+    now: blake3::Hasher,
+    base: blake3::Hasher,
+    patched: blake3::Hasher,
+    undo_lengths: Vec<u32>,
+}
+
+impl<'a, 'o> Sink<'a, 'o> {
+    fn new(output: &'a mut Output<'o>, undo_file: Option<&'a mut UndoFile>, was_patched: bool) -> Self {
+        let [now, base, patched] = std::array::from_fn(|_| blake3::Hasher::new());
+        Self { output, undo_file, was_patched, now, base, patched, undo_lengths: Vec::new() }
+    }
+
+    /// Hashes and writes a batch, and gives its memory back.
+    fn store(&mut self, tensor: &FloatTensor<'_>, batch: Batch) -> Result<Batch, PatchError> {
+        if self.was_patched {
+            self.now.update_rayon(tensor.bytes(batch.start, batch.base.len() / tensor.float.bytes()));
+        }
+        self.base.update_rayon(&batch.base);
+        match &mut self.undo_file {
+            Some(undo) => {
+                self.patched.update_rayon(&batch.patched);
+                self.output.put(&batch.patched)?;
+                for record in &batch.records {
+                    self.undo_lengths.push(record.len() as u32);
+                    undo.put(record)?;
+                }
+            }
+            None => self.output.put(&batch.base)?,
+        }
+        tensor.release_elements(batch.start, batch.base.len() / tensor.float.bytes());
+        Ok(batch)
+    }
 }
 
 /// Compares what was there, and the base that came of it, with the ledger.
@@ -191,9 +265,7 @@ impl<'a> Work<'a> {
         let mut scratch = Scratch::default();
         let mut bytes = Vec::new();
         for start in (0..n).step_by(PIECE) {
-            let len = PIECE.min(n - start);
-            bytes.resize(len * width, 0);
-            scratch.sized(len, width);
+            bytes.resize(PIECE.min(n - start) * width, 0);
             self.restore(start, &mut bytes, &mut scratch).map_err(|broken| self.error(state, start, broken))?;
             let base = self.tensor.float.values(&bytes);
             if let Some(new) = &mut self.new {
@@ -231,19 +303,25 @@ impl<'a> Work<'a> {
         scratch: &mut Scratch,
     ) -> Result<Vec<u8>, Broken> {
         let float = self.tensor.float;
-        scratch.sized(base.len() / float.bytes(), float.bytes());
         self.restore(start, base, scratch)?;
         let Some(new) = &self.new else { return Ok(Vec::new()) };
-        float.read(base, &mut scratch.base);
-        new.sum(start, &mut scratch.sum, &mut scratch.buffer);
-        new.apply(start, &scratch.base, &scratch.sum, &mut scratch.values, &mut scratch.buffer);
-        float.write(&scratch.values, patched);
-        keep_what_is_no_number(float, &scratch.base, &scratch.values, base, patched)?;
-        float.read(patched, &mut scratch.base);
-        new.predict(&scratch.base, &scratch.sum, &mut scratch.values);
-        float.write(&scratch.values, &mut scratch.predicted);
-        let record = undo::encode(float, base, &scratch.predicted);
-        scratch.guess.clone_from(&scratch.predicted);
+        let mut predicted = std::mem::take(&mut scratch.predicted);
+        predicted.resize(base.len(), 0);
+        for (offset, place) in blocks(base.len(), float.bytes()) {
+            let [wide, values, sum, buffer] = scratch.block(place.len() / float.bytes());
+            let (base, patched) = (&base[place.clone()], &mut patched[place.clone()]);
+            float.read(base, wide);
+            new.sum(start + offset, sum, buffer);
+            new.apply(start + offset, wide, sum, values, buffer);
+            float.write(values, patched);
+            keep_what_is_no_number(float, wide, values, base, patched).map_err(|broken| broken.after(offset))?;
+            float.read(patched, wide);
+            new.predict(wide, sum, values);
+            float.write(values, &mut predicted[place]);
+        }
+        let record = undo::encode(float, base, &predicted);
+        scratch.guess.clone_from(&predicted);
+        scratch.predicted = predicted;
         match undo::decode(float, &record, &mut scratch.guess) {
             Some(()) if scratch.guess == base => Ok(record),
             _ => Err(Broken::NoWayBack),
@@ -258,10 +336,13 @@ impl<'a> Work<'a> {
             base.copy_from_slice(now);
             return Ok(());
         };
-        float.read(now, &mut scratch.base);
-        old.sum(start, &mut scratch.sum, &mut scratch.buffer);
-        old.predict(&scratch.base, &scratch.sum, &mut scratch.values);
-        float.write(&scratch.values, base);
+        for (offset, place) in blocks(base.len(), float.bytes()) {
+            let [wide, values, sum, buffer] = scratch.block(place.len() / float.bytes());
+            float.read(&now[place.clone()], wide);
+            old.sum(start + offset, sum, buffer);
+            old.predict(wide, sum, values);
+            float.write(values, &mut base[place]);
+        }
         undo::decode(float, records[start / PIECE], base).ok_or(Broken::Record)
     }
 
@@ -302,7 +383,9 @@ fn keep_what_is_no_number(
         Float::F16 => 65519.0,
         Float::Bf16 => 3.394_615_1e38,
     };
-    let all_fine = |values: &[f64]| values.iter().all(|value| value.abs() <= limit);
+    // Without a way out the loop is done in wide registers.
+    let all_fine =
+        |values: &[f64]| vectorized(|| values.iter().fold(true, |fine, value| fine & (value.abs() <= limit)));
     if all_fine(base) && all_fine(values) {
         return Ok(());
     }

@@ -68,6 +68,18 @@ impl Bytes {
         Self { backing: Backing::Owned(bytes.into()) }
     }
 
+    /// BLAKE3 of all of it, on all threads. Pages that were read need not stay.
+    #[must_use]
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for start in (0..self.len()).step_by(RELEASE_BYTES) {
+            let piece = start..self.len().min(start + RELEASE_BYTES);
+            hasher.update_rayon(&self[piece.clone()]);
+            self.release(piece);
+        }
+        hasher.finalize()
+    }
+
     /// Whether both are views of the same bytes in memory.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

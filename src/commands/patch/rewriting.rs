@@ -147,11 +147,11 @@ fn finish(
     if let Some(path) = target {
         reweight_quant::stream::check_target(model, path, writing.force)?;
     }
-    let plan = rewrite::plan(state, set)?;
     if writing.dry_run {
-        show_plan(&plan, ui)?;
+        show_plan(&rewrite::plan(state, set)?, ui)?;
         return Ok(Status::Done);
     }
+    let plan = rewrite::outline(state, set)?;
     let started = Instant::now();
     let progress = ui.progress(plan.touched_bytes());
     let advance = |name: &str, bytes: u64| progress.step(name, bytes);
