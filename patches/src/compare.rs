@@ -80,7 +80,10 @@ pub fn compare(a: &Patch, b: &Patch) -> Result<Comparison, PatchError> {
 }
 
 fn is_additive(entry: &Entry) -> bool {
-    !matches!(entry.change, Change::Replace | Change::Shards { .. } | Change::LowRank { magnitude: true, .. })
+    !matches!(
+        entry.change,
+        Change::Replace | Change::Affine { .. } | Change::Shards { .. } | Change::LowRank { magnitude: true, .. }
+    )
 }
 
 /// <a, b>, <a, a> and <b, b>, pieces in order.

@@ -2,12 +2,13 @@
 //!
 //! Each element is (1 - r) base + sum of strength * change, in f64, rounded once to the tensor's type. The sum is formed first, in the
 //! order of the patches' digests, so the order in which patches came does not matter; what depends on the base is added last. Every change is that of the *base*: what other
-//! patches did to it in between enters nowhere, not even for DoRA, whose change depends on the weight. Replacements count with their
+//! patches did to it in between enters nowhere, not even for DoRA and `bat`, whose changes depend on the weight. Replacements count with their
 //! strengths: r is their sum, and where that is above 1 each counts as its share of r, so that two patches that both replace a tensor
 //! give their weighted mean (the authors of signatures take the plain mean). An element of the base that is no number stays.
 
 use reweight_quant::kernels::vectorized;
 
+use crate::affine::Affine;
 use crate::low_rank::{Magnitudes, Product};
 use crate::packed::Packed;
 use crate::shards::Shards;
@@ -36,6 +37,8 @@ pub enum Term<'a> {
     },
     /// A repeated block.
     Shards(Shards),
+    /// The base times squares.
+    Affine(Affine),
 }
 
 /// A tensor in another's place.
@@ -49,7 +52,7 @@ pub struct Replacement<'a> {
 
 impl Term<'_> {
     fn depends_on_base(&self) -> bool {
-        matches!(self, Self::LowRank { magnitudes: Some(_), .. })
+        matches!(self, Self::LowRank { magnitudes: Some(_), .. } | Self::Affine(_))
     }
 
     fn learn(&mut self, start: usize, base: &[f64], sums: &mut [f64]) {
@@ -57,6 +60,9 @@ impl Term<'_> {
             product.read(start, sums);
             add(sums, 1.0, base);
             magnitudes.learn(start, sums);
+        }
+        if let Self::Affine(affine) = self {
+            affine.learn(base);
         }
     }
 
@@ -78,6 +84,7 @@ impl Term<'_> {
                 }
             }
             Self::Shards(shards) => shards.read(start, out),
+            Self::Affine(affine) => affine.read(start, out),
         }
     }
 }

@@ -14,6 +14,7 @@
 )]
 
 pub mod adapter;
+pub mod affine;
 pub mod compare;
 pub mod difference;
 pub mod error;

@@ -15,7 +15,9 @@ use reweight_quant::tensor::{Dtype, n_elements, shape_text};
 use serde::{Deserialize, Serialize};
 
 use crate::PatchError;
+use crate::affine::Affine;
 use crate::function::{Replacement, Term};
+use crate::ledger::is_false;
 use crate::low_rank::{Magnitudes, Product};
 use crate::packed::{Bits, GROUP, Packed};
 use crate::shards::Shards;
@@ -115,6 +117,14 @@ pub enum Change {
     /// `T:block`, repeated along the inputs.
     Shards {
         /// Rows of the block.
+        rank: usize,
+        /// It is repeated along the outputs too (MiSS `mini`); the shape is then that of one block's outputs.
+        #[serde(skip_serializing_if = "is_false", default)]
+        repeated: bool,
+    },
+    /// `T:block`, one square for each run of outputs, by which the base is multiplied (Bone and MiSS `bat`).
+    Affine {
+        /// Rows and columns of a square.
         rank: usize,
     },
 }
@@ -281,7 +291,14 @@ impl Patch {
                 floats("b", b)?;
                 if magnitude { floats("magnitude", outputs) } else { Ok(()) }
             }
-            Change::Shards { rank } => {
+            Change::Affine { rank } => {
+                let outputs = entry.shape.first().copied().filter(|&outputs| rank > 0 && outputs > 0);
+                let size = outputs
+                    .filter(|outputs| outputs.is_multiple_of(rank))
+                    .and_then(|outputs| outputs.checked_mul(rank));
+                floats("block", size.ok_or_else(|| wrong(format!("rank {rank}")))?)
+            }
+            Change::Shards { rank, .. } => {
                 let outputs = entry.shape.first().copied().filter(|&outputs| rank > 0 && outputs > 0);
                 let size = outputs.and_then(|outputs| outputs.checked_mul(rank));
                 floats("block", size.ok_or_else(|| wrong(format!("rank {rank}")))?)
@@ -296,7 +313,8 @@ impl Patch {
     pub(crate) fn check_shape(&self, entry: &Entry, weight: &Weight, model: &Path) -> Result<(), PatchError> {
         let found = &weight.shape;
         let fits = match entry.change {
-            Change::Shards { .. } => found.len() == 2 && found.first() == entry.shape.first(),
+            Change::Shards { repeated, .. } => fits_outputs(entry, repeated, found),
+            Change::Affine { rank } => fits_outputs(entry, false, found) && found[1].is_multiple_of(rank),
             _ => *found == entry.shape,
         };
         if fits {
@@ -318,7 +336,7 @@ impl Patch {
     pub(crate) fn check_matrix(&self, entry: &Entry, (rows, columns): (usize, usize)) -> Result<(), PatchError> {
         let found = [rows, columns];
         let fits = match entry.change {
-            Change::Shards { .. } => entry.shape.first() == Some(&rows),
+            Change::Shards { repeated, .. } => fits_outputs(entry, repeated, &found),
             _ => entry.shape == found,
         };
         if fits {
@@ -346,13 +364,14 @@ impl Patch {
     }
 
     /// The factors of a change of low rank, `rank * columns` and `rows * rank` values, the scale in the latter.
-    pub(crate) fn factors(&self, entry: &Entry, columns: usize) -> (Vec<f32>, Vec<f32>) {
-        let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
-        match self.term(entry, &[entry.shape.first().copied().unwrap_or(0), columns]) {
+    pub(crate) fn factors(&self, entry: &Entry, (rows, columns): (usize, usize)) -> (Vec<f32>, Vec<f32>) {
+        let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
+        match self.term(entry, &[rows, columns]) {
             Ok(Term::LowRank { product, .. }) => (narrow(product.right()), narrow(product.left())),
             Ok(Term::Shards(shards)) => {
                 let (down, up) = shards.factors();
-                (down, narrow(up))
+                // Repeated along the outputs where the block is for fewer.
+                (down, narrow(up).into_iter().cycle().take(rows * shards.rank()).collect())
             }
             _ => (Vec::new(), Vec::new()),
         }
@@ -381,9 +400,16 @@ impl Patch {
                     magnitude.then(|| Magnitudes::new(self.values(entry, "magnitude"), columns, transposed));
                 Term::LowRank { product, magnitudes }
             }
-            Change::Shards { rank } => Term::Shards(Shards::new(&self.values(entry, "block"), rank, columns)),
+            Change::Shards { rank, .. } => Term::Shards(Shards::new(&self.values(entry, "block"), rank, columns)),
+            Change::Affine { rank } => Term::Affine(Affine::new(self.values(entry, "block"), rank, columns)),
         })
     }
+}
+
+/// Whether a matrix has the outputs that a block is for, or whole runs of them.
+fn fits_outputs(entry: &Entry, repeated: bool, found: &[usize]) -> bool {
+    let ([rows, _], Some(&outputs)) = (found, entry.shape.first()) else { return false };
+    *rows == outputs || (repeated && rows.is_multiple_of(outputs))
 }
 
 /// Rows and columns of a weight seen as a matrix: everything after the first dimension is a row.

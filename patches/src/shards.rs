@@ -1,6 +1,7 @@
 //! A change that repeats one block along the inputs: Bone and its successor MiSS (Kang and Yin, arXiv 2409.15371).
 //!
-//! The block has `rank` rows of one value an output; W'[o, c] = W[o, c] + B[c mod rank, o].
+//! The block has `rank` rows of one value an output; W'[o, c] = W[o, c] + B[c mod rank, o]. With fewer outputs than the weight has (MiSS
+//! `mini`) it is repeated along these as well.
 
 /// The repeated block.
 #[derive(Clone, Debug)]
@@ -20,6 +21,12 @@ impl Shards {
         Self { turned, rank, columns }
     }
 
+    /// Rows of the block.
+    #[must_use]
+    pub const fn rank(&self) -> usize {
+        self.rank
+    }
+
     /// The same as a product: which inputs go to each row of the block, `rank` by columns, and the block, outputs by `rank`.
     #[must_use]
     pub fn factors(&self) -> (Vec<f32>, &[f64]) {
@@ -33,9 +40,11 @@ impl Shards {
     /// # Panics
     /// Where the range is outside.
     pub fn read(&self, start: usize, out: &mut [f64]) {
+        let outputs = (self.turned.len() / self.rank.max(1)).max(1);
         for (offset, value) in out.iter_mut().enumerate() {
             let place = start + offset;
-            *value = self.turned[place / self.columns * self.rank + place % self.columns % self.rank];
+            let output = place / self.columns % outputs;
+            *value = self.turned[output * self.rank + place % self.columns % self.rank];
         }
     }
 }
@@ -51,5 +60,8 @@ mod tests {
         let mut out = [0.0; 6];
         shards.read(0, &mut out);
         assert_eq!(out, [1.0, 3.0, 1.0, 2.0, 4.0, 2.0]);
+        let mut repeated = [0.0; 12];
+        shards.read(0, &mut repeated);
+        assert_eq!([repeated[..6].to_vec(), repeated[6..].to_vec()], [out, out]);
     }
 }

@@ -19,6 +19,7 @@ use crate::{Applied, Patch, PatchError, State};
 pub(crate) fn check(applied: &Applied, entry: &Entry) -> Result<(), PatchError> {
     let what = match entry.change {
         Change::Replace => "replaces it",
+        Change::Affine { .. } => "multiplies it (bat)",
         Change::LowRank { magnitude: true, .. } => "gives its outputs a length of its own (DoRA)",
         _ => return Ok(()),
     };
@@ -114,11 +115,12 @@ impl SideTerm {
                 Ok(Some(Self::Packed(matrix)))
             }
             Change::LowRank { magnitude: false, .. } | Change::Shards { .. } => {
-                let (down, up) = patch.factors(entry, columns);
+                let (down, up) = patch.factors(entry, (rows, columns));
                 Ok(Some(Self::LowRank { down, up }))
             }
             Change::LowRank { .. } => Err(refused("gives its outputs a length of its own (DoRA)")),
             Change::Replace => Err(refused("replaces it")),
+            Change::Affine { .. } => Err(refused("multiplies it (bat)")),
             Change::Plain { .. } => Err(refused("is stored element by element; `--bits 8` makes it one for products")),
         }
     }

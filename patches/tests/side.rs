@@ -112,7 +112,7 @@ fn low_rank_and_repeated_blocks_are_two_thin_matrices() {
     let repeated = |place: usize| exact[place % COLUMNS % rank * ROWS + place / COLUMNS];
     let change: Vec<f64> = (0..ROWS * COLUMNS).map(repeated).collect();
     let parts = vec![("block", Dtype::F32, vec![rank, ROWS], bytes(&block))];
-    agrees(&made(folder.path(), Change::Shards { rank }, &[ROWS], &parts), &change, "repeated");
+    agrees(&made(folder.path(), Change::Shards { rank, repeated: false }, &[ROWS], &parts), &change, "repeated");
 }
 
 #[test]

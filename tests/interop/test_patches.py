@@ -58,6 +58,8 @@ CASES = {
     "convolution": (Net, LoraConfig(r=3, lora_alpha=5, target_modules=["conv", "point"])),
     "convolution-dora": (Net, LoraConfig(r=3, lora_alpha=5, use_dora=True, target_modules=["conv"])),
     "embedding": (Net, LoraConfig(r=3, lora_alpha=5, target_modules=["embed", "head"])),
+    "miss-mini": (llama, MissConfig(r=4, mini_r=8, init_weights="mini", target_modules=PROJECTIONS)),
+    "miss-bat": (llama, MissConfig(r=8, init_weights="bat", target_modules=PROJECTIONS)),
     "miss": (llama, MissConfig(r=5, init_weights=False, target_modules=PROJECTIONS)),
 }
 

@@ -159,10 +159,12 @@ impl<'a> Adapter<'a> {
     }
 }
 
-/// Bone and MiSS: `<module>.bone_block` or `<module>.miss_block`, of `r` rows and a column an output.
+/// Bone and MiSS: `<module>.bone_block` or `<module>.miss_block`, of `r` rows and a column an output (fewer for `mini`), or for `bat` of a square
+/// of `r` by `r` for each `r` outputs.
 fn shards(adapter: &Adapter<'_>) -> Result<Vec<Imported>, PatchError> {
     let init = adapter.config.get("init_weights").cloned().unwrap_or(json!(true));
-    if !init.is_boolean() {
+    let (bat, mini) = (init == json!("bat"), init == json!("mini"));
+    if !init.is_boolean() && !bat && !mini {
         return Err(adapter.refuse(format!("init_weights = {init}")));
     }
     let mut imported = BTreeMap::new();
@@ -172,16 +174,22 @@ fn shards(adapter: &Adapter<'_>) -> Result<Vec<Imported>, PatchError> {
             imported.insert(name.to_owned(), adapter.replacement(name, tensor)?);
             continue;
         };
-        let [rank, outputs] = tensor.shape[..] else {
+        let found = match tensor.shape[..] {
+            [rank, outputs] if !bat => Some((outputs, Change::Shards { rank, repeated: mini })),
+            [runs, rank, width] if bat && rank == width => {
+                runs.checked_mul(rank).map(|outputs| (outputs, Change::Affine { rank }))
+            }
+            _ => None,
+        };
+        let Some((outputs, change)) = found else {
             let found = reweight_quant::tensor::shape_text(&tensor.shape);
-            return Err(adapter.refuse(format!("tensor {name:?} of shape {found}")));
+            return Err(adapter.refuse(format!("tensor {name:?} of shape {found} with init_weights = {init}")));
         };
         if n_elements(&tensor.shape).is_none_or(|n| n == 0) || Float::of(tensor.dtype).is_none() {
             return Err(adapter.malformed(format!("tensor {name:?}: expected floats of [r, outputs]")));
         }
         let name = format!("{module}.weight");
-        let entry =
-            Entry { name: name.clone(), shape: vec![outputs], base_blake3: None, change: Change::Shards { rank } };
+        let entry = Entry { name: name.clone(), shape: vec![outputs], base_blake3: None, change };
         imported.insert(name, Imported { entry, parts: vec![("block", tensor.clone())] });
     }
     Ok(imported.into_values().collect())
