@@ -76,6 +76,23 @@ def gptq_weights(folder) -> tuple[dict, dict]:
     return weights, stored
 
 
+FORMS = ("g32", "g32-sym", "channel", "channel-sym")
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_width_decompresses_to_our_values(source, reweight, tmp_path, bits):
+    """By compressed-tensors: every form with biases and odd sizes, two forms with offset norms and with experts."""
+    forms = FORMS if "qwen2" in str(source) else FORMS[1 + bits % 2 : 3 + bits % 2]
+    for form in forms:
+        target = tmp_path / form
+        reweight("quantize", source, target, "--scheme", f"int{bits}-{form}", "--method", "rtn")
+        weights, rest = decompress(target, torch.float32)
+        found = ours(reweight, target, tmp_path / f"{form}-f32")
+        assert len(weights) > 0
+        assert differing(found, weights) == []
+        assert differing(found, {name: tensor.float() for name, tensor in rest.items()}) == []
+
+
 GPTQ = [("gptq", bits, "-sym") for bits in (2, 3, 4, 8)] + [("gptq-v2", bits, "") for bits in (2, 3, 4, 8)]
 
 
