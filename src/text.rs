@@ -1,7 +1,10 @@
 //! Text to tokens to windows.
 
+mod pieces;
+
 use std::path::{Path, PathBuf};
 
+use pieces::{Pieces, Token};
 use reweight_quant::store::Model;
 
 /// Why a text cannot be used.
@@ -80,12 +83,25 @@ impl Tokenizer {
         Ok(Self { inner, path })
     }
 
-    /// The tokens of a text, without special ones around it.
+    /// The tokens of a text, without special ones around it. A long text goes in pieces, so memory grows with its tokens alone.
     ///
     /// # Errors
     /// `TextError::Tokenizer`.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        self.encoded(text, false)
+        self.encode_in(text, Pieces::DEFAULT)
+    }
+
+    fn encode_in(&self, text: &str, pieces: Pieces) -> Result<Vec<u32>, TextError> {
+        let in_pieces =
+            if text.len() > pieces.length { pieces::encode(text, pieces, |piece| self.placed(piece))? } else { None };
+        in_pieces.map_or_else(|| self.encoded(text, false), Ok)
+    }
+
+    /// The tokens of a text and where they stand in it.
+    fn placed(&self, text: &str) -> Result<Vec<Token>, TextError> {
+        let encoding = self.inner.encode(text, false).map_err(|error| self.wrong(&error))?;
+        let places = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(places.map(|(id, (from, to))| (*id, *from, *to)).collect())
     }
 
     /// The tokens of a text with those that the model's template puts around it.
@@ -108,10 +124,12 @@ impl Tokenizer {
     }
 
     fn encoded(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = self.inner.encode_fast(text, special);
-        let wrong =
-            |error: tokenizers::Error| TextError::Tokenizer { path: self.path.clone(), what: error.to_string() };
-        Ok(encoding.map_err(wrong)?.get_ids().to_vec())
+        let encoding = self.inner.encode_fast(text, special).map_err(|error| self.wrong(&error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn wrong(&self, error: &tokenizers::Error) -> TextError {
+        TextError::Tokenizer { path: self.path.clone(), what: error.to_string() }
     }
 }
 
@@ -218,7 +236,20 @@ impl TextError {
 
 #[cfg(test)]
 mod tests {
-    use super::{Document, documents, windows};
+    use super::pieces::Pieces;
+    use super::{Document, Tokenizer, documents, windows};
+
+    #[test]
+    fn the_bundled_tokenizer_gives_the_same_tokens_in_pieces() {
+        let model = reweight_quant::store::Model::open_folder(&crate::demo::folder()).expect("the bundled model");
+        let tokenizer = Tokenizer::of(&model).expect("its tokenizer");
+        let text = crate::demo::HELDOUT_TEXT;
+        let whole = tokenizer.encoded(text, false).expect("tokens");
+        for length in [4096, 10_007] {
+            let found = tokenizer.encode_in(text, Pieces { length, margin: 1024 }).expect("tokens");
+            assert!(found == whole, "pieces of {length}");
+        }
+    }
 
     #[test]
     fn a_short_last_window_is_dropped() {
