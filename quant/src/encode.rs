@@ -9,10 +9,11 @@ mod rows;
 use std::ops::Range;
 
 use rayon::prelude::*;
-use reweight_kernels::{Grid, Kernels, ScaleFormat};
+use reweight_kernels::Kernels;
 
 use crate::compensate::Factor;
 use crate::error::RunError;
+use crate::grid::Coder;
 use crate::importance::Importance;
 use crate::pack::{CodedRows, Container, Matrix, PackedTensor};
 use crate::plan::Method;
@@ -67,7 +68,7 @@ impl Encoded {
         packed: &PackedTensor,
         (container, scheme, scale_dtype): (Container, Scheme, Dtype),
     ) -> Result<(), RunError> {
-        packed.coded_rows(kernels, scale_dtype, &mut self.rows).map_err(|why| RunError::CannotHold {
+        packed.coded_rows(kernels, (scheme, scale_dtype), &mut self.rows).map_err(|why| RunError::CannotHold {
             file: weight.file().to_owned(),
             tensor: weight.name.clone(),
             container: container.name(),
@@ -131,23 +132,12 @@ impl Recipe<'_> {
         Some((importance, importance.factor.as_ref()?))
     }
 
-    fn grid(&self) -> Grid {
-        grid(self.scheme, self.scale_dtype)
+    /// What the rows of a tensor are put on.
+    fn coder(&self, kernels: &Kernels, weight: &Weight) -> Coder {
+        let moments = self.importance.map(|importance| importance.scaled_moments.as_slice());
+        let searched = !matches!(self.method, Method::Rtn | Method::AwqPaper);
+        Coder::of(kernels, weight, (self.scheme, self.scale_dtype), moments, searched)
     }
-}
-
-/// The grid of a scheme with scales of that type.
-///
-/// # Panics
-/// Never: a scheme has 2 to 8 bits, as a grid has.
-#[must_use]
-pub fn grid(scheme: Scheme, scale_dtype: Dtype) -> Grid {
-    let format = match scale_dtype {
-        Dtype::F16 => ScaleFormat::F16,
-        Dtype::Bf16 => ScaleFormat::Bf16,
-        _ => ScaleFormat::F32,
-    };
-    Grid::new(scheme.bits(), scheme.symmetric(), format).expect("a scheme has 2 to 8 bits, as a grid has")
 }
 
 /// Blocks of whole rows that cover `rows`, each but the last of the same size.
@@ -174,6 +164,9 @@ pub fn encode(
     let (groups, row_bytes) = (matrix.groups(), matrix.row_bytes());
     let scale_bytes = groups * recipe.scale_dtype.bytes();
     out.rows.resize(matrix, recipe.scale_dtype);
+    let coder = recipe.coder(kernels, weight);
+    out.rows.levels.clear();
+    out.rows.levels.extend_from_slice(coder.levels());
     let block = (BLOCK_ELEMENTS / columns).max(1);
     let parts = (out.rows.packed.par_chunks_mut(block * row_bytes))
         .zip(out.rows.scales.par_chunks_mut(block * scale_bytes))
@@ -181,7 +174,7 @@ pub fn encode(
     let results: Vec<Result<TensorError, (usize, f32)>> = blocks(rows, columns)
         .zip(parts)
         .map_init(
-            || Scratch::new(columns, groups),
+            || Scratch::new(&coder, columns, groups),
             |scratch, (rows, ((packed, scales), zeros))| {
                 scratch.encode(kernels, weight, rows, recipe, &mut Stored { packed, scales, zeros })
             },

@@ -75,7 +75,7 @@ impl FileError {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemeError {
-    /// Not of the form `intB-gG` or `intB-channel`.
+    /// Not of a form such as `intB-gG`, `intB-channel` or `statsqB`.
     #[error("unknown scheme {text:?}")]
     Unknown {
         /// What was given.
@@ -87,6 +87,12 @@ pub enum SchemeError {
         /// What was given.
         text: String,
     },
+    /// Bits of levels outside their range.
+    #[error("scheme {text:?}: statsq has 1 to 8 bits, lloyd 2 to 4")]
+    LevelBits {
+        /// What was given.
+        text: String,
+    },
     /// Not a type or a mix of GGUF.
     #[error("unknown GGUF type {text:?}")]
     NotGguf {
@@ -94,7 +100,9 @@ pub enum SchemeError {
         text: String,
     },
     /// A group size that no scheme has.
-    #[error("scheme {text:?}: the group must be g32, g64, g128 or channel")]
+    #[error(
+        "scheme {text:?}: the group must be g32, g64, g128 or the whole row (`channel` for integers, nothing for others)"
+    )]
     Group {
         /// What was given.
         text: String,

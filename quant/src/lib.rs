@@ -10,6 +10,7 @@ pub mod encode;
 pub mod engines;
 pub mod error;
 pub mod fused;
+pub mod grid;
 pub mod importance;
 pub mod limits;
 pub mod manifest;

@@ -480,7 +480,12 @@ fn decide(
     });
     if let Some(why) = options.container.scheme_limit(fitted, scale_dtype) {
         let (container, scheme) = (options.container.name(), fitted.to_string());
-        let hint = format!("{} goes into {container}", options.container.default_scheme());
+        let hint = if fitted.is_affine() {
+            format!("{} goes into {container}", options.container.default_scheme())
+        } else {
+            "`--to reweight`, or no --to, holds every scheme; `reweight convert` takes it further where that is exact"
+                .to_owned()
+        };
         return Err(PlanError::ContainerLimit { container, scheme, why, hint });
     }
     if let Some(why) = options.container.layout().shape_limit(weight.rows(), weight.columns(), fitted.bits()) {
@@ -498,7 +503,13 @@ fn decide(
 fn repack(weight: &Weight, packed: &PackedTensor, container: Container) -> Result<Action, PlanError> {
     let layout = container.layout();
     // An asymmetric container says a symmetric zero too.
-    let scheme = if container == Container::Awq { packed.scheme().asymmetric() } else { packed.scheme() };
+    let refuse = |why| PlanError::CannotRepack { tensor: weight.name.clone(), container: container.name(), why };
+    let stored = packed.scheme();
+    let scheme = match container {
+        Container::Reweight => stored,
+        _ => stored.as_affine().ok_or_else(|| refuse(format!("the levels of {stored} are no integers in steps")))?,
+    };
+    let scheme = if container == Container::Awq { scheme.asymmetric() } else { scheme };
     let scale_dtype = layout.float_dtype().unwrap_or(packed.scale_dtype());
     let why = if packed.is_reordered() {
         Some("its columns are grouped in another order than their own".to_owned())
@@ -507,7 +518,7 @@ fn repack(weight: &Weight, packed: &PackedTensor, container: Container) -> Resul
         layout.scheme_limit(scheme, scale_dtype).or_else(shape)
     };
     match why {
-        Some(why) => Err(PlanError::CannotRepack { tensor: weight.name.clone(), container: container.name(), why }),
+        Some(why) => Err(refuse(why)),
         None => Ok(Action::Repack { scheme, scale_dtype }),
     }
 }

@@ -203,7 +203,9 @@ pub(crate) struct Quantize {
     /// How weights are stored [default: int4-g128]
     ///
     /// For example `int4-g128` (4 bits, groups of 128 input channels that share a scale and a zero point), `int4-g128-sym`
-    /// (no zero point, the default of `gptq`) or `int3-g64`; for `gguf` the names of llama.cpp, `q4_k_m` by default.
+    /// (no zero point, the default of `gptq`) or `int3-g64`; for `gguf` the names of llama.cpp, `q4_k_m` by default. Other levels than
+    /// integers: `statsq2`, `statsq3-g64` (halves, by the mean magnitude; `-fit` for fitted scales), `ternary`, `nf4-g64`, `lloyd2-g32`
+    /// (levels fitted to each tensor); docs/grids.md tells them apart.
     #[arg(long, value_name = "SCHEME", value_hint = ValueHint::Other)]
     pub(crate) scheme: Option<String>,
 
@@ -225,9 +227,10 @@ pub(crate) struct Quantize {
     /// How the files of TARGET are laid out: `compressed-tensors` as the library of that name does; `awq` as `AutoAWQ` (version gemm,
     /// 4 bits, asymmetric); `gptq` as `AutoGPTQ` (2, 3, 4 or 8 bits, symmetric), `gptq-v2` with zeros as they are. These three
     /// hold one scheme for all and floats in f16. `gguf` is one file for llama.cpp, with schemes such as `q4_k_m`, `q4_0`, `q8_0` or `f16`.
-    #[arg(long, value_enum, value_name = "CONTAINER", default_value_t, hide_default_value = true)]
-    #[arg(hide_possible_values = true)]
-    pub(crate) to: Container,
+    /// `reweight` holds every scheme in safetensors (docs/format.md); it is the default where one is asked for that the others
+    /// cannot hold.
+    #[arg(long, value_enum, value_name = "CONTAINER", hide_possible_values = true)]
+    pub(crate) to: Option<Container>,
 
     /// Fail if ENGINE would not load TARGET
     ///
@@ -302,7 +305,7 @@ pub(crate) struct Convert {
     /// Float type (bf16, f16, f32) or layout
     ///
     /// With a type, every weight becomes floating point; tensors that hold integers or flags keep theirs. With a layout
-    /// (`compressed-tensors`, `awq`, `gptq`, `gptq-v2`, `gguf`), quantized weights keep their values bit for bit, and everything
+    /// (`compressed-tensors`, `awq`, `gptq`, `gptq-v2`, `reweight`, `gguf`), quantized weights keep their values bit for bit, and everything
     /// else is copied.
     #[arg(long, value_enum, value_name = "LAYOUT", hide_possible_values = true)]
     pub(crate) to: ConvertTo,
@@ -449,6 +452,8 @@ pub(crate) enum Container {
     Gptq,
     /// The same with zeros as they are
     GptqV2,
+    /// safetensors in the toolkit's own layout
+    Reweight,
     /// One file for llama.cpp
     Gguf,
 }
@@ -462,6 +467,7 @@ impl Container {
             Self::Awq => Layout::Awq,
             Self::Gptq => Layout::Gptq,
             Self::GptqV2 => Layout::GptqV2,
+            Self::Reweight => Layout::Reweight,
             Self::Gguf => return None,
         })
     }
@@ -486,6 +492,7 @@ impl ValueEnum for ConvertTo {
             Self::Codes(Container::Awq),
             Self::Codes(Container::Gptq),
             Self::Codes(Container::GptqV2),
+            Self::Codes(Container::Reweight),
             Self::Codes(Container::Gguf),
         ]
     }

@@ -25,7 +25,7 @@ use serde::Serialize;
 use super::guidance::{self, MappingReport};
 use super::writing::{self, Figures, Finished};
 use super::{engine, gguf};
-use crate::args::{AutoDtype, Quantize, ReportFormat};
+use crate::args::{self, AutoDtype, Quantize, ReportFormat};
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes, duration, escape, escape_path, rate};
 
@@ -55,16 +55,16 @@ struct ManifestBody<'a> {
 
 pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let started = Instant::now();
-    let Some(container) = arguments.to.layout() else {
+    if arguments.to == Some(args::Container::Gguf) {
         if let Some(choice) = arguments.engine {
             engine::require(&check_gguf(choice.into()), ui)?;
         }
         return gguf::quantize(arguments, kernels, ui);
-    };
-    let options = options(arguments, container)?;
+    }
+    let options = options(arguments)?;
     let model = super::open(&arguments.model, ui)?;
     super::refuse_side_terms(&model)?;
-    let target = writing::target(&model, &arguments.target, container.name(), false)?;
+    let target = writing::target(&model, &arguments.target, options.container.name(), false)?;
     writing::check(&model, target, &arguments.writing)?;
     let job = Job { arguments, model: &model, options, target, kernels, ui };
     let by_block = guidance::block_by_block(&arguments.guidance, job.options.method);
@@ -199,14 +199,19 @@ fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     Ok(Some(Done { finished: Finished::new(outcome, started, ui), plan, mappings }))
 }
 
-fn options(arguments: &Quantize, container: Container) -> anyhow::Result<PlanOptions> {
+fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
     let scheme = |text: &str| text.parse::<Scheme>().map_err(reweight_quant::Error::from);
     let mut overrides = Vec::with_capacity(arguments.tensor.len());
     for tensor in &arguments.tensor {
         overrides.push((Pattern::new(&tensor.pattern)?, scheme(&tensor.scheme)?));
     }
+    let asked = arguments.scheme.as_deref().map(scheme).transpose()?;
+    let all = asked.iter().chain(overrides.iter().map(|(_, scheme)| scheme));
+    // One scheme that only one layout holds decides for all.
+    let needed = all.map(|scheme| Container::for_scheme(*scheme)).max().unwrap_or_default();
+    let container = arguments.to.and_then(args::Container::layout).unwrap_or(needed);
     Ok(PlanOptions {
-        scheme: Some(arguments.scheme.as_deref().map_or_else(|| Ok(container.default_scheme()), scheme)?),
+        scheme: Some(asked.unwrap_or_else(|| container.default_scheme())),
         method: guidance::method(arguments.method, &arguments.guidance)?,
         statistics: None,
         overrides,

@@ -120,6 +120,53 @@ fn add_squares(column: &Column<f32>, total: &mut Column<f64>) {
     }
 }
 
+/// What codes stand for.
+trait Values<S: Lanes>: Copy {
+    /// The code whose value is nearest to a target, and that value.
+    fn nearest(&self, s: S, target: S::F, scale: S::F, zero: S::F) -> (S::F, S::F);
+}
+
+/// `(code - zero) * scale`.
+#[derive(Clone, Copy)]
+struct Affine<S: Lanes> {
+    least: S::F,
+    most: S::F,
+    magic: S::F,
+    one: S::F,
+}
+
+impl<S: Lanes> Values<S> for Affine<S> {
+    #[inline(always)]
+    fn nearest(&self, s: S, target: S::F, scale: S::F, zero: S::F) -> (S::F, S::F) {
+        let place = s.add(s.mul(target, s.div(self.one, scale)), zero);
+        // Bounds are whole numbers, so they may come before rounding, which then sees small numbers alone.
+        let bounded = s.min(s.max(place, self.least), self.most);
+        let code = s.sub(s.add(bounded, self.magic), self.magic);
+        (code, s.mul(s.sub(code, zero), scale))
+    }
+}
+
+/// `level[code] * scale`, for few levels.
+#[derive(Clone, Copy)]
+struct Table<'a> {
+    levels: &'a [f32],
+    bounds: &'a [f32],
+}
+
+impl<S: Lanes> Values<S> for Table<'_> {
+    #[inline(always)]
+    fn nearest(&self, s: S, target: S::F, scale: S::F, _: S::F) -> (S::F, S::F) {
+        let place = s.div(target, scale);
+        let (mut code, mut level) = (s.splat(0.0), s.splat(self.levels[0]));
+        for (index, (bound, next)) in self.bounds.iter().zip(&self.levels[1..]).enumerate() {
+            let above = s.sub(place, s.splat(*bound));
+            code = s.where_positive(above, s.splat((index + 1) as f32), code);
+            level = s.where_positive(above, s.splat(*next), level);
+        }
+        (code, s.mul(level, scale))
+    }
+}
+
 #[inline(always)]
 pub(crate) fn round<S: Lanes>(
     s: S,
@@ -128,8 +175,29 @@ pub(crate) fn round<S: Lanes>(
     triangle: Triangle<'_>,
     rows: &mut CompensatedRows,
 ) -> Column<f64> {
-    let (least, most, magic) = (s.splat(0.0), s.splat(f32::from(grid.code_max())), s.splat(MAGIC));
-    let one = s.splat(1.0);
+    let (least, most) = (s.splat(0.0), s.splat(f32::from(grid.code_max())));
+    round_by(s, Affine { least, most, magic: s.splat(MAGIC), one: s.splat(1.0) }, group, triangle, rows)
+}
+
+#[inline(always)]
+pub(crate) fn round_to_levels<S: Lanes>(
+    s: S,
+    (levels, bounds): (&[f32], &[f32]),
+    group: usize,
+    triangle: Triangle<'_>,
+    rows: &mut CompensatedRows,
+) -> Column<f64> {
+    round_by(s, Table { levels, bounds }, group, triangle, rows)
+}
+
+#[inline(always)]
+fn round_by<S: Lanes, V: Values<S>>(
+    s: S,
+    values: V,
+    group: usize,
+    triangle: Triangle<'_>,
+    rows: &mut CompensatedRows,
+) -> Column<f64> {
     let mut total = [0.0; COMPENSATED_ROWS];
     let (mut rounded, mut left) = ([0.0; COMPENSATED_ROWS], [0.0; COMPENSATED_ROWS]);
     for (k, &column) in triangle.order.iter().enumerate() {
@@ -140,11 +208,7 @@ pub(crate) fn round<S: Lanes>(
         let (mut codes, mut errors, mut lefts) = (weights, weights, weights);
         for half in 0..HALVES {
             let target = s.add(weights[half], carried[half]);
-            let place = s.add(s.mul(target, s.div(one, scales[half])), zeros[half]);
-            // Bounds are whole numbers, so they may come before rounding, which then sees small numbers alone.
-            let bounded = s.min(s.max(place, least), most);
-            let code = s.sub(s.add(bounded, magic), magic);
-            let value = s.mul(s.sub(code, zeros[half]), scales[half]);
+            let (code, value) = values.nearest(s, target, scales[half], zeros[half]);
             codes[half] = code;
             errors[half] = s.sub(weights[half], value);
             lefts[half] = s.mul(s.sub(target, value), diagonal);

@@ -1,7 +1,7 @@
 //! Codes to a dense stream of bits and back: value `i` starts at bit `i * bits`, least significant bit first, in
 //! little-endian 32-bit words, the last one filled up with zeros.
 //!
-//! This is the layout of `pack-quantized` in compressed-tensors 0.18 and later, for every width from 2 to 8.
+//! This is the layout of `pack-quantized` in compressed-tensors 0.18 and later, for every width from 2 to 8; 1 goes on in the same way.
 
 use crate::lanes::Lanes;
 
@@ -21,6 +21,7 @@ const PREFETCH_BYTES: usize = 2048;
 #[inline(always)]
 pub(crate) fn pack<S: Lanes>(s: S, bits: u8, codes: &[u8], out: &mut [u8]) {
     match bits {
+        1 => pack_by_eight::<S, 1>(s, codes, out),
         2 => pack_by_eight::<S, 2>(s, codes, out),
         3 => pack_by_eight::<S, 3>(s, codes, out),
         4 => {
@@ -62,6 +63,7 @@ fn pack_by_eight<S: Lanes, const BITS: usize>(s: S, codes: &[u8], out: &mut [u8]
 #[inline(always)]
 pub(crate) fn unpack<S: Lanes>(s: S, bits: u8, packed: &[u8], codes: &mut [u8]) {
     match bits {
+        1 => unpack_by_eight::<S, 1>(s, packed, codes),
         2 => unpack_by_eight::<S, 2>(s, packed, codes),
         3 => unpack_by_eight::<S, 3>(s, packed, codes),
         4 => {

@@ -28,6 +28,7 @@ pub(crate) static SCALAR: Kernels = Kernels {
         dequantize::dequantize(Scalar, group, codes, scales, zeros, out);
     },
     round_compensated: |grid, group, triangle, rows| compensate::round(Scalar, grid, group, triangle, rows),
+    round_to_levels: |levels, group, triangle, rows| compensate::round_to_levels(Scalar, levels, group, triangle, rows),
     compensated_error: |triangle, differences, rows| compensate::error_of(Scalar, triangle, differences, rows),
     subtract_products: |row, others, from| compensate::subtract_products(Scalar, row, others, from),
     add_moments: |rows, abs, squares, part| sums::add_moments(Scalar, rows, abs, squares, part),

@@ -22,6 +22,7 @@ type Rtn = fn(Grid, usize, &[f32], Option<&[f32]>, &mut RowCodes<'_>) -> RowErro
 type RtnBf16 = fn(Grid, usize, &[u8], Option<&[f32]>, &mut [f32], &mut RowCodes<'_>) -> RowErrors;
 type Dequantize = fn(usize, &[u8], &[f32], &[u8], &mut [f32]);
 type RoundCompensated = fn(Grid, usize, Triangle<'_>, &mut CompensatedRows) -> Column<f64>;
+type RoundToLevels = fn((&[f32], &[f32]), usize, Triangle<'_>, &mut CompensatedRows) -> Column<f64>;
 type CompensatedError = fn(Triangle<'_>, &[Column<f32>], &mut CompensatedRows) -> Column<f64>;
 type SubtractProducts = fn(&[f64], &[f64], &mut [f64]);
 type AddMoments = fn(&[f32], &mut [f64], &mut [f64], &mut [f32]);
@@ -56,6 +57,7 @@ pub struct Kernels {
     pub(crate) unpack: fn(u8, &[u8], &mut [u8]),
     pub(crate) dequantize: Dequantize,
     pub(crate) round_compensated: RoundCompensated,
+    pub(crate) round_to_levels: RoundToLevels,
     pub(crate) compensated_error: CompensatedError,
     pub(crate) subtract_products: SubtractProducts,
     pub(crate) add_moments: AddMoments,
@@ -314,6 +316,28 @@ impl Kernels {
         (self.round_compensated)(grid, group, triangle, rows)
     }
 
+    /// [`Kernels::round_compensated`] where codes stand for a few levels times the scale. `bounds` lie between the levels, which ascend:
+    /// what is above a bound takes the level above it.
+    ///
+    /// # Panics
+    /// As there, and unless there are 1 to 256 levels and a bound between each two.
+    pub fn round_to_levels(
+        &self,
+        levels: &[f32],
+        bounds: &[f32],
+        group: usize,
+        triangle: Triangle<'_>,
+        rows: &mut CompensatedRows,
+    ) -> Column<f64> {
+        assert!(
+            (1..=256).contains(&levels.len()) && bounds.len() + 1 == levels.len(),
+            "a bound between each two levels"
+        );
+        assert!(group > 0 && rows.fits(triangle.order.len(), group), "rows of as many columns");
+        assert!(triangle.fits(triangle.order.len()), "a triangle of all columns");
+        (self.round_to_levels)((levels, bounds), group, triangle, rows)
+    }
+
     /// The squared output error of rows of weight errors, given by column. `rows` lends its memory.
     ///
     /// # Panics
@@ -361,9 +385,9 @@ impl Kernels {
     /// Packs codes to a dense stream of bits in little-endian 32-bit words; only the low `bits` bits of a code count.
     ///
     /// # Panics
-    /// Unless `bits` is 2 to 8 and `out` is [`packed_len`](crate::packed_len) long.
+    /// Unless `bits` is 1 to 8 and `out` is [`packed_len`](crate::packed_len) long.
     pub fn pack(&self, bits: u8, codes: &[u8], out: &mut [u8]) {
-        assert!((2..=8).contains(&bits), "codes are 2 to 8 bits wide");
+        assert!((1..=8).contains(&bits), "codes are 1 to 8 bits wide");
         assert_eq!(out.len(), packed_len(bits, codes.len()), "whole words for the codes");
         (self.pack)(bits, codes, out);
     }
@@ -371,9 +395,9 @@ impl Kernels {
     /// The reverse of [`Kernels::pack`].
     ///
     /// # Panics
-    /// Unless `bits` is 2 to 8 and `packed` is [`packed_len`](crate::packed_len) long.
+    /// Unless `bits` is 1 to 8 and `packed` is [`packed_len`](crate::packed_len) long.
     pub fn unpack(&self, bits: u8, packed: &[u8], codes: &mut [u8]) {
-        assert!((2..=8).contains(&bits), "codes are 2 to 8 bits wide");
+        assert!((1..=8).contains(&bits), "codes are 1 to 8 bits wide");
         assert_eq!(packed.len(), packed_len(bits, codes.len()), "whole words for the codes");
         (self.unpack)(bits, packed, codes);
     }
@@ -461,6 +485,11 @@ macro_rules! simd_table {
                 compensate::round,
                 |grid: crate::Grid, group: usize, triangle: crate::Triangle<'_>, rows: &mut crate::CompensatedRows|
                     -> crate::Column<f64>
+            ),
+            round_to_levels: entry!(
+                compensate::round_to_levels,
+                |levels: (&[f32], &[f32]), group: usize, triangle: crate::Triangle<'_>,
+                    rows: &mut crate::CompensatedRows| -> crate::Column<f64>
             ),
             compensated_error: entry!(
                 compensate::error_of,

@@ -11,7 +11,7 @@ use reweight_kernels::{Dense, Kernels, RowCodes, Rows, RowsMut};
 
 use super::search::{magnitudes, quantized_readers};
 use super::{Chosen, Form, Mapping};
-use crate::encode::grid;
+use crate::grid::Coder;
 use crate::plan::Plan;
 use crate::scheme::Scheme;
 use crate::stats::{InputStatistics, Statistics};
@@ -90,14 +90,15 @@ impl<'a> Trial<'a> {
         let factors: Vec<f32> = (0..columns).map(|read| scales[self.mapping.sharing.made(read)]).collect();
         let (mut row, mut bytes) = (vec![0.0; columns], Vec::with_capacity(weight.n_elements() * size_of::<f32>()));
         let (mut codes, mut group_scales, mut zeros) = (vec![0; columns], vec![0.0; groups], vec![0; groups]);
+        let coder = Coder::of(self.kernels, weight, (scheme, scale_dtype), None, false);
         for index in 0..weight.rows() {
             weight.read_rows(self.kernels, index..index + 1, &mut row);
             row.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
             // Quantizing will name what is not a number; here it makes the exponent a bad one.
             if self.kernels.first_non_finite(&row).is_none() {
                 let mut out = RowCodes { codes: &mut codes, scales: &mut group_scales, zeros: &mut zeros };
-                self.kernels.rtn(grid(scheme, scale_dtype), group, &row, None, &mut out);
-                self.kernels.dequantize(group, &codes, &group_scales, &zeros, &mut row);
+                coder.rtn(self.kernels, group, &row, None, &mut out);
+                coder.dequantize(self.kernels, group, (&codes, &group_scales, &zeros), &mut row);
             }
             let values = row.iter().zip(&factors).map(|(value, factor)| value / factor);
             bytes.extend(values.flat_map(f32::to_le_bytes));

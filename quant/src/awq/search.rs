@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use reweight_kernels::{DEFAULT_CANDIDATES, Dense, Grid, Kernels, RowCodes, Rows, RowsMut};
+use reweight_kernels::{Dense, Kernels, RowCodes, Rows, RowsMut};
 use serde::{Deserialize, Serialize};
 
 use super::Mapping;
-use crate::encode::grid;
+use crate::grid::Coder;
 use crate::plan::{Action, Plan};
 use crate::scheme::Scheme;
 use crate::stats::{InputStatistics, Statistics};
@@ -93,7 +93,7 @@ pub struct Chosen {
 /// A layer that will be quantized.
 struct Reader<'a> {
     weight: &'a Weight,
-    grid: Grid,
+    coder: Coder,
     scheme: Scheme,
     moments: Vec<f32>,
     /// Mean of x x^T of its input, laid out for products.
@@ -131,11 +131,13 @@ impl Search<'_> {
         let mut grams: Vec<(&InputStatistics, Arc<Dense>)> = Vec::new();
         for (weight, scheme, scale_dtype) in quantized_readers(self.model, self.plan, mapping)? {
             let input = self.input_of(mapping, weight)?;
-            let moments = input.second_moment().into_iter().map(|moment| moment.clamp(0.0, 1e20) as f32).collect();
+            let moments: Vec<f32> =
+                input.second_moment().into_iter().map(|moment| moment.clamp(0.0, 1e20) as f32).collect();
             let known = grams.iter().find(|(known, _)| std::ptr::eq(*known, input)).map(|(_, gram)| Arc::clone(gram));
             let gram = known.or_else(|| self.lay_out_gram(input).map(Arc::new));
             grams.extend(gram.clone().map(|gram| (input, gram)));
-            readers.push(Reader { weight, grid: grid(scheme, scale_dtype), scheme, moments, gram });
+            let coder = Coder::of(self.kernels, weight, (scheme, scale_dtype), Some(&moments), true);
+            readers.push(Reader { weight, coder, scheme, moments, gram });
         }
         let input = self.input(mapping).ok_or("no statistics")?;
         let magnitudes = magnitudes(mapping, input);
@@ -287,19 +289,19 @@ impl Search<'_> {
                 return (f64::INFINITY, f64::INFINITY);
             }
             let mut out = RowCodes { codes, scales, zeros };
-            let errors = kernels.search(reader.grid, group, row, Some(moments), DEFAULT_CANDIDATES, &mut out);
+            let errors = reader.coder.search(kernels, group, row, Some(moments), &mut out);
             squared += errors.squared;
             squared_rtn += errors.squared_rtn;
             if reader.gram.is_none() {
                 continue;
             }
             let [of_search, of_rtn] = &mut *differences;
-            kernels.dequantize(group, out.codes, out.scales, out.zeros, found);
+            reader.coder.dequantize(kernels, group, (out.codes, out.scales, out.zeros), found);
             of_search
                 .extend(found.iter().zip(&*row).zip(factors).map(|((found, value), factor)| (found - value) / factor));
             if judged {
-                kernels.rtn(reader.grid, group, row, None, &mut out);
-                kernels.dequantize(group, out.codes, out.scales, out.zeros, found);
+                reader.coder.rtn(kernels, group, row, None, &mut out);
+                reader.coder.dequantize(kernels, group, (out.codes, out.scales, out.zeros), found);
                 of_rtn.extend(
                     found.iter().zip(&*row).zip(factors).map(|((found, value), factor)| (found - value) / factor),
                 );

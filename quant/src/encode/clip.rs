@@ -4,8 +4,9 @@
 //! The shares are 1, 0.95, .. 0.55 (mit-han-lab/llm-awq, `auto_clip.py`: 20 steps, at most half). It measures on 512 tokens; here the
 //! Gram matrix of the group's inputs tells the same for all of them. Queries and keys are not clipped, there and here.
 
-use reweight_kernels::{Grid, Kernels, RowCodes};
+use reweight_kernels::{Kernels, RowCodes};
 
+use crate::grid::Coder;
 use crate::stats::InputStatistics;
 use crate::store::Weight;
 
@@ -59,7 +60,7 @@ impl GroupGrams {
 /// Codes of a row whose groups are clipped where that helps.
 pub(super) fn clip(
     kernels: &Kernels,
-    (grid, group): (Grid, usize),
+    (coder, group): (&Coder, usize),
     row: &[f32],
     grams: &GroupGrams,
     out: &mut RowCodes<'_>,
@@ -73,8 +74,8 @@ pub(super) fn clip(
             let bound = row.iter().fold(0.0_f32, |most, value| most.max(value.abs())) * share;
             tried.iter_mut().zip(row).for_each(|(tried, value)| *tried = value.clamp(-bound, bound));
         }
-        kernels.rtn(grid, group, &tried, None, out);
-        kernels.dequantize(group, out.codes, out.scales, out.zeros, &mut found);
+        coder.rtn(kernels, group, &tried, None, out);
+        coder.dequantize(kernels, group, (out.codes, out.scales, out.zeros), &mut found);
         found.iter_mut().zip(row).for_each(|(found, value)| *found -= value);
         for (index, least) in least.iter_mut().enumerate() {
             let columns = index * group..((index + 1) * group).min(row.len());
@@ -85,12 +86,14 @@ pub(super) fn clip(
             }
         }
     }
-    kernels.rtn(grid, group, &best, None, out);
+    coder.rtn(kernels, group, &best, None, out);
 }
 
 #[cfg(test)]
 mod tests {
     use reweight_kernels::{Grid, RowCodes, ScaleFormat, best};
+
+    use crate::grid::Coder;
 
     use super::{GroupGrams, clip};
 
@@ -107,7 +110,7 @@ mod tests {
         let mut out = RowCodes { codes: &mut codes, scales: &mut scales, zeros: &mut zeros };
         kernels.rtn(grid, group, &row, None, &mut out);
         let plain = out.scales[0];
-        clip(kernels, (grid, group), &row, &grams, &mut out);
+        clip(kernels, (&Coder::affine(grid), group), &row, &grams, &mut out);
         assert!(out.scales[0] < plain, "{} is not below {plain}", out.scales[0]);
     }
 }

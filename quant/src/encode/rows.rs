@@ -2,17 +2,20 @@
 
 use std::ops::Range;
 
-use reweight_kernels::{COMPENSATED_ROWS as LANES, CompensatedRows, DEFAULT_CANDIDATES, Kernels, RowCodes, RowErrors};
+use reweight_kernels::{COMPENSATED_ROWS as LANES, CompensatedRows, Kernels, RowCodes, RowErrors};
 
 use super::clip::clip;
 use super::{Recipe, TensorError, write_elements};
 use crate::compensate::Factor;
+use crate::grid::Coder;
 use crate::importance::Importance;
+use crate::pack::pack_codes;
 use crate::plan::Method;
 use crate::store::Weight;
 
 /// Buffers of one thread.
-pub(super) struct Scratch {
+pub(super) struct Scratch<'a> {
+    coder: &'a Coder,
     row: Vec<f32>,
     original: Vec<f32>,
     codes: Vec<u8>,
@@ -32,9 +35,10 @@ pub(super) struct Stored<'a> {
 /// The place and the value of a weight that is no number.
 type NonFinite = (usize, f32);
 
-impl Scratch {
-    pub(super) fn new(columns: usize, groups: usize) -> Self {
+impl<'a> Scratch<'a> {
+    pub(super) fn new(coder: &'a Coder, columns: usize, groups: usize) -> Self {
         Self {
+            coder,
             row: vec![0.0; columns],
             original: Vec::new(),
             codes: vec![0; columns],
@@ -85,11 +89,11 @@ impl Scratch {
 
     fn choose(&mut self, kernels: &Kernels, recipe: &Recipe<'_>, weights: Option<&[f32]>) -> RowErrors {
         let group = recipe.scheme.group_len(self.row.len());
-        let Self { row, codes, scales, zeros, .. } = self;
+        let Self { coder, row, codes, scales, zeros, .. } = self;
         let mut out = RowCodes { codes, scales, zeros };
         match recipe.method {
-            Method::Rtn | Method::AwqPaper => kernels.rtn(recipe.grid(), group, row, weights, &mut out),
-            _ => kernels.search(recipe.grid(), group, row, weights, DEFAULT_CANDIDATES, &mut out),
+            Method::Rtn | Method::AwqPaper => coder.rtn(kernels, group, row, weights, &mut out),
+            _ => coder.search(kernels, group, row, weights, &mut out),
         }
     }
 
@@ -99,10 +103,10 @@ impl Scratch {
         let Some(grams) = &importance.groups else {
             return self.choose(kernels, recipe, Some(&importance.scaled_moments)).squared;
         };
-        let Self { row, original, codes, scales, zeros, .. } = self;
-        clip(kernels, (recipe.grid(), group), row, grams, &mut RowCodes { codes, scales, zeros });
+        let Self { coder, row, original, codes, scales, zeros, .. } = self;
+        clip(kernels, (*coder, group), row, grams, &mut RowCodes { codes, scales, zeros });
         original.resize(row.len(), 0.0);
-        kernels.dequantize(group, codes, scales, zeros, original);
+        coder.dequantize(kernels, group, (codes, scales, zeros), original);
         kernels.squared_error(group, original, row, Some(&importance.scaled_moments))
     }
 
@@ -147,29 +151,29 @@ impl Scratch {
         let group = recipe.scheme.group_len(self.row.len());
         self.original.resize(self.row.len(), 0.0);
         weight.read_stored_rows(kernels, row..row + 1, &mut self.original);
-        let Self { original, codes, scales, zeros, .. } = self;
-        kernels.rtn(recipe.grid(), group, original, Some(moments), &mut RowCodes { codes, scales, zeros })
+        let Self { coder, original, codes, scales, zeros, .. } = self;
+        coder.rtn(kernels, group, original, Some(moments), &mut RowCodes { codes, scales, zeros })
     }
 
     fn rtn_here(&mut self, kernels: &Kernels, recipe: &Recipe<'_>) -> f64 {
         let group = recipe.scheme.group_len(self.row.len());
-        let Self { row, codes, scales, zeros, .. } = self;
-        kernels.rtn(recipe.grid(), group, row, None, &mut RowCodes { codes, scales, zeros }).squared
+        let Self { coder, row, codes, scales, zeros, .. } = self;
+        coder.rtn(kernels, group, row, None, &mut RowCodes { codes, scales, zeros }).squared
     }
 
     /// Error of the codes held, summed as a reader of the target sums it.
     fn squared(&mut self, kernels: &Kernels, group: usize) -> f64 {
-        let Self { row, original, codes, scales, zeros, .. } = self;
+        let Self { coder, row, original, codes, scales, zeros, .. } = self;
         original.resize(row.len(), 0.0);
-        kernels.dequantize(group, codes, scales, zeros, original);
+        coder.dequantize(kernels, group, (codes, scales, zeros), original);
         kernels.squared_error(group, original, row, None)
     }
 
     fn store(&self, kernels: &Kernels, recipe: &Recipe<'_>, index: usize, stored: &mut Stored<'_>) {
         let groups = self.scales.len();
-        let row_bytes = crate::pack::packed_bytes(self.row.len(), recipe.scheme.bits());
+        let row_bytes = recipe.scheme.row_bytes(self.row.len());
         let scale_bytes = groups * recipe.scale_dtype.bytes();
-        kernels.pack(recipe.scheme.bits(), &self.codes, &mut stored.packed[index * row_bytes..][..row_bytes]);
+        pack_codes(kernels, recipe.scheme, &self.codes, &mut stored.packed[index * row_bytes..][..row_bytes]);
         write_elements(
             kernels,
             recipe.scale_dtype,
@@ -204,14 +208,16 @@ impl Scratch {
             lanes.scales.iter_mut().zip(&self.scales).for_each(|(lanes, value)| lanes[lane] = *value);
             lanes.zeros.iter_mut().zip(&self.zeros).for_each(|(lanes, value)| lanes[lane] = f32::from(*value));
         }
-        let output = kernels.round_compensated(recipe.grid(), group, factor.triangle(), &mut lanes);
+        let output = self.coder.round_compensated(kernels, group, factor.triangle(), &mut lanes);
         let output_rtn = kernels.compensated_error(factor.triangle(), &self.differences, &mut lanes);
         for (lane, row) in rows.enumerate() {
             self.row.iter_mut().zip(&lanes.weights).for_each(|(value, lanes)| *value = lanes[lane]);
             let factor = weight.scaling.as_ref().map_or(1.0, |scaling| f64::from(scaling.row(row)));
             self.codes.iter_mut().zip(&lanes.codes).for_each(|(code, lanes)| *code = lanes[lane]);
             self.scales.iter_mut().zip(&lanes.scales).for_each(|(value, lanes)| *value = lanes[lane]);
-            self.zeros.iter_mut().zip(&lanes.zeros).for_each(|(value, lanes)| *value = lanes[lane] as u8);
+            if self.coder.levels().is_empty() {
+                self.zeros.iter_mut().zip(&lanes.zeros).for_each(|(value, lanes)| *value = lanes[lane] as u8);
+            }
             total.squared += self.squared(kernels, group);
             total.add(TensorError {
                 output: Some(output[lane] / (factor * factor)),
@@ -226,9 +232,9 @@ impl Scratch {
 
     /// Errors of rounding the unscaled row to nearest, in the scaled matrix's units.
     fn take_differences(&mut self, kernels: &Kernels, weight: &Weight, row: usize, group: usize, lane: usize) {
-        let Self { row: values, original, codes, scales, zeros, differences, .. } = self;
+        let Self { coder, row: values, original, codes, scales, zeros, differences, .. } = self;
         let mut nearest = vec![0.0; values.len()];
-        kernels.dequantize(group, codes, scales, zeros, &mut nearest);
+        coder.dequantize(kernels, group, (codes, scales, zeros), &mut nearest);
         let scaling = weight.scaling.as_deref();
         let columns = scaling.and_then(|scaling| scaling.columns());
         let row_factor = scaling.map_or(1.0, |scaling| scaling.row(row));

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::compressed_tensors::{padded_words, stated_bits, states_padding};
-use super::gptq;
 use super::rows::{Matrix, packed_bytes};
 use super::{Container, PackedTensor};
+use super::{gptq, reweight};
 use crate::error::FileError;
+use crate::grid::fixed_levels;
 use crate::scheme::{Group, Scheme};
 use crate::store::weight::{PlainTensor, Storage, Weight};
 use crate::tensor::{Dtype, shape_text};
@@ -25,6 +26,8 @@ enum Part {
     Zeros,
     Shape,
     GroupOf,
+    Levels,
+    Scheme,
 }
 
 /// Suffixes of compressed-tensors.
@@ -40,6 +43,27 @@ const PACKED: [(&str, Part); 5] = [
 const WORDS: [(&str, Part); 4] =
     [("qweight", Part::Codes), ("scales", Part::Scales), ("qzeros", Part::Zeros), ("g_idx", Part::GroupOf)];
 
+/// Suffixes of the toolkit's own layout.
+const OWN: [(&str, Part); 6] = [
+    ("weight_codes", Part::Codes),
+    ("weight_scales", Part::Scales),
+    ("weight_zeros", Part::Zeros),
+    ("weight_levels", Part::Levels),
+    ("weight_scheme", Part::Scheme),
+    ("weight_shape", Part::Shape),
+];
+
+/// Longest name of a scheme.
+const SCHEME_LEN_MAX: usize = 64;
+
+/// The layouts that suffixes tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Family {
+    Packed,
+    Words,
+    Own,
+}
+
 /// Types of scales that can be read.
 const SCALES: [Dtype; 3] = [Dtype::Bf16, Dtype::F16, Dtype::F32];
 
@@ -48,7 +72,8 @@ const SIZE_MAX: usize = 1 << 40;
 
 /// Whether any of these tensors is a quantized weight's codes.
 pub(crate) fn holds_codes(weights: &[Weight]) -> bool {
-    weights.iter().any(|weight| weight.name.ends_with(".weight_packed") || weight.name.ends_with(".qweight"))
+    let suffixes = [".weight_packed", ".qweight", ".weight_codes"];
+    weights.iter().any(|weight| suffixes.iter().any(|suffix| weight.name.ends_with(suffix)))
 }
 
 /// Joins the tensors of each quantized weight into one logical weight; everything else stays as it is. `config` is the model's
@@ -58,20 +83,21 @@ pub(crate) fn holds_codes(weights: &[Weight]) -> bool {
 /// `FileError::Malformed` where tensors of a weight are missing or do not fit one another, `FileError::Unsupported` for
 /// layouts that this toolkit does not read.
 pub(crate) fn join(weights: Vec<Weight>, config: Option<&Value>) -> Result<Vec<Weight>, FileError> {
-    let words: HashSet<String> =
-        weights.iter().filter_map(|weight| weight.name.strip_suffix(".qweight").map(ToOwned::to_owned)).collect();
-    let mut modules: BTreeMap<(String, bool), BTreeMap<Part, Weight>> = BTreeMap::new();
+    let modules_of = |suffix: &str| -> HashSet<String> {
+        weights.iter().filter_map(|weight| weight.name.strip_suffix(suffix).map(ToOwned::to_owned)).collect()
+    };
+    let (words, own) = (modules_of(".qweight"), modules_of(".weight_codes"));
+    let mut modules: BTreeMap<(String, Family), BTreeMap<Part, Weight>> = BTreeMap::new();
     let mut joined = Vec::with_capacity(weights.len());
     for weight in weights {
         let place = weight.name.rsplit_once('.').and_then(|(module, suffix)| {
             let find =
                 |suffixes: &[(&str, Part)]| suffixes.iter().find(|(known, _)| *known == suffix).map(|(_, part)| *part);
-            // `scales` alone is a name that anything may have.
-            let of_words = words.contains(module).then(|| find(&WORDS)).flatten();
-            of_words
-                .map(|part| (true, part))
-                .or_else(|| find(&PACKED).map(|part| (false, part)))
-                .map(|(words, part)| ((module.to_owned(), words), part))
+            // `scales` alone is a name that anything may have, and a shape belongs to what else is there.
+            let of_words = words.contains(module).then(|| find(&WORDS)).flatten().map(|part| (Family::Words, part));
+            let of_own = || own.contains(module).then(|| find(&OWN)).flatten().map(|part| (Family::Own, part));
+            let of_packed = || find(&PACKED).map(|part| (Family::Packed, part));
+            of_words.or_else(of_own).or_else(of_packed).map(|(family, part)| ((module.to_owned(), family), part))
         });
         match place {
             Some((module, part)) => drop(modules.entry(module).or_default().insert(part, weight)),
@@ -81,10 +107,14 @@ pub(crate) fn join(weights: Vec<Weight>, config: Option<&Value>) -> Result<Vec<W
     let plain: HashSet<String> = joined.iter().map(|weight| weight.name.clone()).collect();
     let settings = config.and_then(|config| config.get("quantization_config"));
     let mut last: Option<String> = None;
-    for ((module, is_words), parts) in modules {
+    for ((module, family), parts) in modules {
         let name = format!("{module}.weight");
         let any = parts.values().next().map_or_else(Default::default, |part| Arc::clone(&part.file));
-        let format = if is_words { words_format(settings) } else { "compressed-tensors" };
+        let format = match family {
+            Family::Words => words_format(settings),
+            Family::Packed => "compressed-tensors",
+            Family::Own => "reweight",
+        };
         let malformed = |what: String| FileError::Malformed {
             path: any.as_ref().clone(),
             format,
@@ -94,8 +124,11 @@ pub(crate) fn join(weights: Vec<Weight>, config: Option<&Value>) -> Result<Vec<W
             return Err(malformed("its weight is there twice".to_owned()));
         }
         let module_parts = ModuleParts { parts: &parts, malformed: &malformed, file: &any };
-        let (shape, packed) =
-            if is_words { module_parts.words(settings)? } else { module_parts.packed(&module, settings)? };
+        let (shape, packed) = match family {
+            Family::Words => module_parts.words(settings)?,
+            Family::Packed => module_parts.packed(&module, settings)?,
+            Family::Own => module_parts.own()?,
+        };
         last = Some(name.clone());
         joined.push(Weight {
             name,
@@ -202,7 +235,7 @@ impl ModuleParts<'_> {
         let (matrix, container) = (Matrix { rows, columns, scheme }, Container::CompressedTensors);
         let GroupOf { stored, numbers: group_of } = self.group_of("weight_g_idx", matrix)?;
         let extra = [Some(shape), stored].into_iter().flatten().collect();
-        let packed = PackedTensor { container, matrix, codes, scales, zeros, extra, group_of, padded };
+        let packed = PackedTensor { container, matrix, codes, scales, zeros, levels: None, extra, group_of, padded };
         Ok((vec![rows, columns], packed))
     }
 
@@ -234,6 +267,71 @@ impl ModuleParts<'_> {
             let shape = shape_text(packed);
             (self.malformed)(format!("weight_packed {shape} fits no bit width for {columns} columns"))
         })
+    }
+
+    /// The toolkit's own layout.
+    fn own(&self) -> Result<(Vec<usize>, PackedTensor), FileError> {
+        const EXPECTED: &str = "weight_codes, weight_scales, weight_scheme and weight_shape";
+        let (codes, packed) = self.need(Part::Codes, EXPECTED, &[Dtype::U8], 2)?;
+        let (scales, scale) = self.need(Part::Scales, EXPECTED, &SCALES, 2)?;
+        let (name, length) = self.need(Part::Scheme, EXPECTED, &[Dtype::U8], 1)?;
+        let (shape, _) = self.need(Part::Shape, EXPECTED, &[Dtype::I64], 1)?;
+        let [rows, columns] =
+            read_shape(&shape).ok_or_else(|| (self.malformed)("weight_shape holds no two sizes".into()))?;
+        let text = (length[0] <= SCHEME_LEN_MAX).then(|| std::str::from_utf8(name.data()).ok()).flatten();
+        let text = text.ok_or_else(|| (self.malformed)("weight_scheme holds no short text".into()))?;
+        let scheme = Scheme::parse_stored(text).map_err(|error| (self.malformed)(error.to_string()))?;
+        let group = scheme.group_len(columns);
+        if !columns.is_multiple_of(group) {
+            return Err((self.malformed)(format!("groups of {group} do not divide {columns} input channels")));
+        }
+        let matrix = Matrix { rows, columns, scheme };
+        self.fits("weight_codes", &[rows, matrix.row_bytes()], packed)?;
+        self.fits("weight_scales", &[rows, matrix.groups()], scale)?;
+        let zeros = self.find(Part::Zeros, &[Dtype::U8], 2)?;
+        let zeros = match (zeros, scheme.symmetric()) {
+            (None, true) => None,
+            (Some((zeros, found)), false) => {
+                self.fits("weight_zeros", &[rows, reweight::zero_bytes(matrix)], found)?;
+                Some(zeros)
+            }
+            (found, _) => {
+                let (expected, found) = (if found.is_some() { "no" } else { "a" }, found.is_some());
+                let what =
+                    format!("{scheme} has {expected} weight_zeros, and one is {}", if found { "there" } else { "not" });
+                return Err((self.malformed)(what));
+            }
+        };
+        let (levels, stored_levels) = self.levels(scheme)?.unzip();
+        let extra = stored_levels.into_iter().chain([name, shape]).collect();
+        let container = Container::Reweight;
+        let packed = PackedTensor { container, matrix, codes, scales, zeros, levels, extra, group_of: None, padded: false };
+        Ok((vec![rows, columns], packed))
+    }
+
+    /// The levels of a scheme, which must be its own where it has them; `None` of integers.
+    fn levels(&self, scheme: Scheme) -> Result<Option<(Arc<[f32]>, PlainTensor)>, FileError> {
+        let found = self.find(Part::Levels, &[Dtype::F32], 1)?;
+        if scheme.is_affine() {
+            return match found {
+                None => Ok(None),
+                Some(_) => Err((self.malformed)(format!("{scheme} has no weight_levels, and some are there"))),
+            };
+        }
+        let Some((stored, shape)) = found else {
+            return Err((self.malformed)(format!("expected weight_levels of {scheme}, found none")));
+        };
+        self.fits("weight_levels", &[reweight::n_levels(scheme)], shape)?;
+        let levels: Arc<[f32]> =
+            stored.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let known = fixed_levels(scheme.levels());
+        if known.is_some_and(|known| known != *levels) {
+            return Err((self.malformed)(format!("weight_levels are not those of {scheme}")));
+        }
+        if let Some(level) = levels.iter().find(|level| !level.is_finite()) {
+            return Err((self.malformed)(format!("weight_levels holds {level}")));
+        }
+        Ok(Some((levels, stored)))
     }
 
     fn fits(&self, what: &str, expected: &[usize], found: &[usize]) -> Result<(), FileError> {
@@ -268,6 +366,7 @@ impl ModuleParts<'_> {
                 codes,
                 scales,
                 zeros: Some(zeros),
+                levels: None,
                 extra: Vec::new(),
                 group_of: None,
                 padded: false,
@@ -295,7 +394,7 @@ impl ModuleParts<'_> {
         let GroupOf { stored, numbers: group_of } = self.group_of("g_idx", matrix)?;
         let extra = stored.into_iter().collect();
         let packed =
-            PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), extra, group_of, padded: false };
+            PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), levels: None, extra, group_of, padded: false };
         Ok((vec![rows, columns], packed))
     }
 

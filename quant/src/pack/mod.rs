@@ -5,6 +5,7 @@ pub mod compressed_tensors;
 pub mod gguf;
 mod gptq;
 mod join;
+mod reweight;
 mod rows;
 mod stored;
 
@@ -18,6 +19,7 @@ use crate::store::safetensors::NewTensor;
 use crate::tensor::Dtype;
 
 pub(crate) use join::{holds_codes, join};
+pub(crate) use rows::pack_codes;
 pub use rows::{CodedRows, Matrix, packed_bytes};
 pub use stored::PackedTensor;
 
@@ -33,6 +35,8 @@ pub enum Container {
     Gptq,
     /// GPTQ with zeros stored as they are, `gptq_v2`.
     GptqV2,
+    /// This toolkit's own, for what the others cannot hold.
+    Reweight,
 }
 
 /// What every container can say about itself and do.
@@ -76,7 +80,7 @@ pub(crate) trait Layout: Sync {
 
 impl Container {
     /// Every container, in the order of the enum.
-    pub const ALL: [Self; 4] = [Self::CompressedTensors, Self::Awq, Self::Gptq, Self::GptqV2];
+    pub const ALL: [Self; 5] = [Self::CompressedTensors, Self::Awq, Self::Gptq, Self::GptqV2, Self::Reweight];
 
     pub(crate) fn layout(self) -> &'static dyn Layout {
         match self {
@@ -84,6 +88,7 @@ impl Container {
             Self::Awq => &awq::Awq,
             Self::Gptq => &gptq::V1,
             Self::GptqV2 => &gptq::V2,
+            Self::Reweight => &reweight::Reweight,
         }
     }
 
@@ -95,6 +100,7 @@ impl Container {
             Self::Awq => "awq",
             Self::Gptq => "gptq",
             Self::GptqV2 => "gptq-v2",
+            Self::Reweight => "reweight",
         }
     }
 
@@ -119,9 +125,18 @@ impl Container {
         self.layout().float_dtype()
     }
 
+    /// The layout for a scheme where none is asked for.
+    #[must_use]
+    pub const fn for_scheme(scheme: Scheme) -> Self {
+        if scheme.is_affine() { Self::CompressedTensors } else { Self::Reweight }
+    }
+
     /// Why no tensor can be stored by this scheme with scales of that type, or `None` where some can.
     #[must_use]
     pub fn scheme_limit(self, scheme: Scheme, scale_dtype: Dtype) -> Option<String> {
+        if self != Self::Reweight && !scheme.is_affine() {
+            return Some(format!("{self} holds integer codes, and those of {scheme} stand for other numbers"));
+        }
         self.layout().scheme_limit(scheme, scale_dtype)
     }
 }

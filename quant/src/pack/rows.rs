@@ -4,7 +4,10 @@ use std::array::from_fn;
 
 use rayon::prelude::*;
 
-use crate::scheme::Scheme;
+use reweight_kernels::Kernels;
+
+use crate::grid::ternary;
+use crate::scheme::{Levels, Scheme};
 use crate::tensor::Dtype;
 
 /// Bytes of a band of output rows that one thread turns over: what it writes stays in its cache.
@@ -14,6 +17,22 @@ const BAND_BYTES: usize = 1 << 17;
 #[must_use]
 pub const fn packed_bytes(columns: usize, bits: u8) -> usize {
     (columns * bits as usize).div_ceil(32) * 4
+}
+
+/// Packs a row of codes to [`Scheme::row_bytes`].
+pub(crate) fn pack_codes(kernels: &Kernels, scheme: Scheme, codes: &[u8], bytes: &mut [u8]) {
+    match scheme.levels() {
+        Levels::Ternary => ternary::pack(codes, bytes),
+        _ => kernels.pack(scheme.bits(), codes, bytes),
+    }
+}
+
+/// The reverse of [`pack_codes`].
+pub(crate) fn unpack_codes(kernels: &Kernels, scheme: Scheme, bytes: &[u8], codes: &mut [u8]) {
+    match scheme.levels() {
+        Levels::Ternary => ternary::unpack(bytes, codes),
+        _ => kernels.unpack(scheme.bits(), bytes, codes),
+    }
 }
 
 /// The shape and the scheme of a quantized matrix.
@@ -37,7 +56,7 @@ impl Matrix {
     /// Bytes of a packed row.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
-        packed_bytes(self.columns, self.scheme.bits())
+        self.scheme.row_bytes(self.columns)
     }
 }
 
@@ -50,6 +69,8 @@ pub struct CodedRows {
     pub scales: Vec<u8>,
     /// A zero a group, as a code.
     pub zeros: Vec<u8>,
+    /// What codes stand for, where they are no integers.
+    pub levels: Vec<f32>,
 }
 
 impl CodedRows {

@@ -8,8 +8,9 @@ use reweight_kernels::Kernels;
 use reweight_kernels::packed::{CodedMatrix, PackedMatrix, PackedMatrixError, Zeros};
 
 use super::Container;
-use super::rows::{CodedRows, Matrix};
-use crate::scheme::Scheme;
+use super::rows::{CodedRows, Matrix, pack_codes};
+use crate::grid::dequantize_levels;
+use crate::scheme::{Levels, Scheme};
 use crate::store::weight::{PlainTensor, read_elements};
 use crate::tensor::Dtype;
 
@@ -21,7 +22,9 @@ pub struct PackedTensor {
     pub(super) codes: PlainTensor,
     pub(super) scales: PlainTensor,
     pub(super) zeros: Option<PlainTensor>,
-    /// What else the container stores: the shape, the group of each column.
+    /// What codes stand for, where they are no integers.
+    pub(super) levels: Option<Arc<[f32]>>,
+    /// What else the container stores: the shape, the group of each column, levels, the scheme.
     pub(super) extra: Vec<PlainTensor>,
     /// The group of each column, where groups are not runs of columns.
     pub(super) group_of: Option<Arc<[u32]>>,
@@ -95,9 +98,10 @@ impl PackedTensor {
         let (mut scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
         for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
             self.read_codes(kernels, row, &mut codes, &mut scales, &mut zeros);
-            match &self.group_of {
-                None => kernels.dequantize(group, &codes, &scales, &zeros, out),
-                Some(group_of) => {
+            match (&self.group_of, &self.levels) {
+                (_, Some(levels)) => dequantize_levels(levels, group, (&codes, &scales), out),
+                (None, None) => kernels.dequantize(group, &codes, &scales, &zeros, out),
+                (Some(group_of), None) => {
                     for ((value, code), group) in out.iter_mut().zip(&codes).zip(group_of.iter()) {
                         let group = *group as usize;
                         *value = (f32::from(*code) - f32::from(zeros[group])) * scales[group];
@@ -107,7 +111,13 @@ impl PackedTensor {
         }
     }
 
-    /// Reads what a row is made of: a code for each column, a scale and a zero for each group.
+    /// Levels that codes stand for, before the scale; `None` of integers.
+    #[must_use]
+    pub fn levels(&self) -> Option<&[f32]> {
+        self.levels.as_deref()
+    }
+
+    /// Reads what a row is made of: a code for each column, a scale and a zero for each group. Where codes stand for levels, zeros mean nothing.
     ///
     /// # Panics
     /// Where `row` lies outside, or a buffer has another length.
@@ -166,38 +176,91 @@ impl PackedTensor {
                 (1, &of_columns, &zeros_of_columns)
             }
         };
-        let shared = zeros.iter().all(|&zero| zero == middle);
-        let zeros = if shared { Zeros::Shared(f32::from(middle)) } else { Zeros::PerGroup(zeros) };
-        PackedMatrix::new(&CodedMatrix { rows, columns, bits, group, codes: &codes, scales, zeros })
+        let zeros = match (&self.levels, scheme.levels()) {
+            (Some(_), Levels::MidRise { .. }) => Zeros::Shared(f32::from(middle) - 0.5),
+            (Some(_), Levels::Ternary) => Zeros::Shared(1.0),
+            (Some(levels), _) => Zeros::Codebook(levels),
+            (None, _) if zeros.iter().all(|&zero| zero == middle) => Zeros::Shared(f32::from(middle)),
+            (None, _) => Zeros::PerGroup(zeros),
+        };
+        // Products know no codes of one bit.
+        PackedMatrix::new(&CodedMatrix { rows, columns, bits: bits.max(2), group, codes: &codes, scales, zeros })
     }
 
-    /// The codes, scales and zeros as stored, scales exactly in another element type. The place in another container is the
+    /// Whether its codes are those of `scheme`, or the reason why not; those of levels may be said as integers
+    /// ([`Scheme::as_affine`]).
+    pub(crate) fn fits(&self, scheme: Scheme) -> Result<(), String> {
+        let own = self.scheme();
+        let is_affine = own.as_affine().is_some_and(|own| own == scheme || own.asymmetric() == scheme);
+        if own == scheme || is_affine {
+            return Ok(());
+        }
+        Err(format!("{own} is not {scheme}"))
+    }
+
+    /// A row in terms of [`Scheme::as_affine`]: halves become odd integers of one more bit at half the scale, ternary codes one more.
+    pub(crate) fn read_as_affine(
+        &self,
+        kernels: &Kernels,
+        row: usize,
+        (codes, scales, zeros): (&mut [u8], &mut [f32], &mut [u8]),
+    ) {
+        self.read_codes(kernels, row, codes, scales, zeros);
+        match self.scheme().levels() {
+            Levels::MidRise { bits, .. } => {
+                codes.iter_mut().for_each(|code| *code = code.wrapping_mul(2) | 1);
+                scales.iter_mut().for_each(|scale| *scale *= 0.5);
+                zeros.fill(1_u8.wrapping_shl(bits.into()));
+            }
+            Levels::Ternary => {
+                codes.iter_mut().for_each(|code| *code += 1);
+                zeros.fill(2);
+            }
+            Levels::Affine { .. } | Levels::Nf4 | Levels::Lloyd { .. } => {}
+        }
+    }
+
+    /// The codes, scales and zeros as stored, or as integers, for a `scheme` that they fit; scales exactly in another element type. The place in another container is the
     /// caller's matter.
     ///
     /// # Errors
     /// What cannot be said in other containers, in words: a reordered weight, a zero that is no code or not the middle one of
     /// a symmetric scheme, a scale that the type does not hold.
-    pub(crate) fn coded_rows(&self, kernels: &Kernels, scale_dtype: Dtype, out: &mut CodedRows) -> Result<(), String> {
-        let Matrix { columns, scheme, .. } = self.matrix;
+    pub(crate) fn coded_rows(
+        &self,
+        kernels: &Kernels,
+        (scheme, scale_dtype): (Scheme, Dtype),
+        out: &mut CodedRows,
+    ) -> Result<(), String> {
+        self.fits(scheme)?;
+        let matrix = Matrix { scheme, ..self.matrix };
+        let (columns, as_affine) = (matrix.columns, scheme.is_affine());
         if self.is_reordered() {
             return Err("its columns are grouped in another order than their own".to_owned());
         }
-        out.resize(self.matrix, scale_dtype);
-        let (groups, row_bytes, bytes) = (self.matrix.groups(), self.matrix.row_bytes(), scale_dtype.bytes());
+        out.resize(matrix, scale_dtype);
+        out.levels.clear();
+        out.levels.extend(self.levels.iter().flat_map(|levels| levels.iter()));
+        let (groups, row_bytes, bytes) = (matrix.groups(), matrix.row_bytes(), scale_dtype.bytes());
         let (middle, code_max) = (1_u8 << (scheme.bits() - 1), u8::MAX >> (8 - scheme.bits()));
         let (packed, scales) = (out.packed.par_chunks_mut(row_bytes), out.scales.par_chunks_mut(groups * bytes));
         let rows = packed.zip(scales).zip(out.zeros.par_chunks_mut(groups)).enumerate();
         rows.try_for_each_init(
             || (vec![0; columns], vec![0.0; groups], vec![0.0; groups]),
             |(codes, values, again), (row, ((packed, scales), zeros))| {
-                self.read_codes(kernels, row, codes, values, zeros);
-                kernels.pack(scheme.bits(), codes, packed);
+                if as_affine {
+                    self.read_as_affine(kernels, row, (codes, values, zeros));
+                } else {
+                    self.read_codes(kernels, row, codes, values, zeros);
+                }
+                pack_codes(kernels, scheme, codes, packed);
                 crate::encode::write_elements(kernels, scale_dtype, values, scales);
                 read_elements(kernels, scale_dtype, scales, again);
                 if let Some((value, _)) = values.iter().zip(&*again).find(|(a, b)| a.to_bits() != b.to_bits()) {
                     return Err(format!("scale {value:e} of row {row} cannot be held in {scale_dtype} exactly"));
                 }
-                let wrong = |&&zero: &&u8| if scheme.symmetric() { zero != middle } else { zero > code_max };
+                let wrong =
+                    |&&zero: &&u8| if scheme.symmetric() { as_affine && zero != middle } else { zero > code_max };
                 match zeros.iter().find(wrong) {
                     Some(zero) if scheme.symmetric() => {
                         Err(format!("zero {zero} of row {row} is not the middle code {middle} of a symmetric scheme"))

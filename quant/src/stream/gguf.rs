@@ -17,6 +17,7 @@ use crate::pack::PackedTensor;
 use crate::pack::gguf::{Mix, Place, encode_rows};
 use crate::pattern::Pattern;
 use crate::plan::Method;
+use crate::scheme::Scheme;
 use crate::stats::Statistics;
 use crate::store::gguf::export::{Export, Exported, export, write_text, write_value};
 use crate::store::gguf::{GgmlType, GgufFile, RowOrder, Value, dequantize};
@@ -223,7 +224,9 @@ fn repacked_type(weight: &Weight) -> Result<GgmlType, PlanError> {
         Storage::Ggml(rows) => return Ok(rows.ggml_type()),
         Storage::Packed(packed) => packed,
     };
-    let scheme = packed.scheme();
+    let Some(scheme) = packed.scheme().as_affine() else {
+        return refuse(format!("the levels of {} are no integers in steps", packed.scheme()));
+    };
     if packed.is_reordered() {
         return refuse("its columns are grouped in another order than their own".to_owned());
     }
@@ -515,8 +518,9 @@ impl<'a> TensorWork<'a> {
         let group = packed.scheme().group_len(self.columns);
         let (mut codes, groups) = (vec![0; self.columns], self.columns / group);
         let (mut scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
-        packed.read_codes(self.kernels, row, &mut codes, &mut scales, &mut zeros);
-        let middle = 1_u8 << (packed.scheme().bits() - 1);
+        packed.read_as_affine(self.kernels, row, (&mut codes, &mut scales, &mut zeros));
+        let bits = packed.scheme().as_affine().map_or(8, Scheme::bits);
+        let middle = 1_u8 << (bits - 1);
         if let Some(zero) = zeros.iter().find(|zero| **zero != middle) {
             return Err(format!("zero {zero} of row {row} is not the middle code {middle} of a symmetric scheme"));
         }

@@ -1,0 +1,190 @@
+//! Grids that are no integers: codes, scales and values beside the formulas they are published by, through files; fits, and conversions
+//! that must be exact.
+//!
+//! The expectations are made by `tools/compare-grids.py fixtures` with torch and bitsandbytes; their versions stand in the files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use reweight_quant::diff::values_digest;
+use reweight_quant::error::Error;
+use reweight_quant::kernels::{Kernels, best, supported};
+use reweight_quant::manifest::Manifest;
+use reweight_quant::pack::Container;
+use reweight_quant::plan::{Method, Plan, PlanOptions, Quantized};
+use reweight_quant::scheme::Scheme;
+use reweight_quant::store::{Model, Storage, Weight};
+use reweight_quant::stream::{Control, StagingOptions, Target, write_model};
+use reweight_quant::tensor::Dtype;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/grids").join(name)
+}
+
+fn weights() -> Model {
+    Model::open(&golden("weights.safetensors")).expect("the fixture is in the repository")
+}
+
+fn options(scheme: &str, method: Method, container: Container) -> PlanOptions {
+    let scheme: Scheme = scheme.parse().unwrap_or_else(|error| panic!("{error}"));
+    PlanOptions { scale_dtype: Some(Dtype::F32), container, ..PlanOptions::new(scheme, method) }
+}
+
+/// Writes a model and opens it again.
+fn write(
+    model: &Model,
+    options: &PlanOptions,
+    target: &Path,
+    kernels: &'static Kernels,
+) -> Result<(Model, Manifest), Error> {
+    let stop = AtomicBool::new(false);
+    let control = Control { kernels, stop: &stop, progress: &|_, _| {} };
+    let plan = Plan::new(model, options)?;
+    let target = Target { path: target, single_file: false };
+    let outcome = write_model(model, &plan, None, target, StagingOptions::default(), &control)?;
+    Ok((Model::open(target.path)?, outcome.manifest))
+}
+
+fn quantized(scheme: &str, method: Method, kernels: &'static Kernels) -> (Model, Manifest) {
+    let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
+    let options = options(scheme, method, Container::Reweight);
+    write(&weights(), &options, &folder.path().join("t"), kernels).unwrap_or_else(|error| panic!("{scheme}: {error}"))
+}
+
+/// Codes and scales of a whole weight.
+fn codes(weight: &Weight) -> (Vec<u8>, Vec<f32>) {
+    let Storage::Packed(packed) = &weight.storage else { panic!("{} is not quantized", weight.name) };
+    let groups = weight.columns() / packed.scheme().group_len(weight.columns());
+    let (mut codes, mut scales) = (vec![0; weight.n_elements()], vec![0.0; weight.rows() * groups]);
+    let mut zeros = vec![0; groups];
+    let rows = codes.chunks_exact_mut(weight.columns()).zip(scales.chunks_exact_mut(groups));
+    for (row, (codes, scales)) in rows.enumerate() {
+        packed.read_codes(best(), row, codes, scales, &mut zeros);
+    }
+    (codes, scales)
+}
+
+#[test]
+fn codes_scales_and_values_are_those_of_the_formulas() {
+    let expected = Model::open(&golden("expected.safetensors")).expect("the fixture is in the repository");
+    let mut by_scheme: BTreeMap<&str, Vec<(&str, &str, &Weight)>> = BTreeMap::new();
+    for weight in expected.weights() {
+        let mut parts = weight.name.split('/');
+        let mut part = || parts.next().expect("names have three parts");
+        by_scheme.entry(part()).or_default().push((part(), part(), weight));
+    }
+    assert_eq!(by_scheme.len(), 19, "8 widths a row and a group, ternary twice, nf4");
+    let mut failures = Vec::new();
+    for (scheme, parts) in by_scheme {
+        let (model, _) = quantized(scheme, Method::Rtn, best());
+        for (name, part, expected) in parts {
+            let weight = model.weight(name).unwrap_or_else(|| panic!("{name} is in the target"));
+            let (codes, scales) = codes(weight);
+            let found: Vec<f32> = match part {
+                "codes" => codes.iter().map(|code| f32::from(*code)).collect(),
+                "scales" => scales,
+                _ => weight.values(best()),
+            };
+            let expected = expected.values(best());
+            let differ = found.iter().zip(&expected).filter(|(a, b)| a != b).count();
+            if differ > 0 || found.len() != expected.len() {
+                failures.push(format!("{scheme} {name}: {differ} of {} {part}", expected.len()));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn fits_are_no_worse_than_the_rule_and_the_tables_agree() {
+    let schemes = [
+        "statsq1",
+        "statsq2-g64",
+        "statsq3",
+        "statsq4-g32",
+        "statsq8",
+        "ternary-g64",
+        "nf4-g32",
+        "lloyd2-g32",
+        "lloyd4-g64",
+    ];
+    for scheme in schemes {
+        let fitted = if scheme.starts_with("statsq") { format!("{scheme}-fit") } else { scheme.to_owned() };
+        let (_, rule) = quantized(scheme, Method::Rtn, best());
+        let (_, by_shape) = quantized(&fitted, Method::Rtn, best());
+        let (_, searched) = quantized(&fitted, Method::Search, best());
+        for ((rule, by_shape), searched) in rule.tensors.iter().zip(&by_shape.tensors).zip(&searched.tensors) {
+            let [rule_mse, shape, search] =
+                [rule, by_shape, searched].map(|tensor| tensor.error_mse.expect("it has an error"));
+            let name = &rule.name;
+            assert!(shape <= rule_mse, "{fitted} {name}: by shape {shape:e}, by rule {rule_mse:e}");
+            // Levels fitted to searched scales are other levels than those fitted to the largest values; no rule bounds them.
+            assert!(search <= rule_mse, "{fitted} {name}: searched {search:e}, by rule {rule_mse:e}");
+            if !scheme.starts_with("lloyd") {
+                assert_eq!(searched.error_mse_rtn, rule.error_mse, "{fitted} {name}");
+            }
+        }
+        for kernels in supported() {
+            let (_, again) = quantized(&fitted, Method::Search, kernels);
+            assert_eq!(again.target_digest, searched.target_digest, "{fitted} {kernels:?}");
+        }
+    }
+}
+
+#[test]
+fn what_integers_say_exactly_goes_to_other_containers_and_the_rest_is_refused() {
+    let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
+    let rows = [
+        ("statsq1", Container::CompressedTensors, Some("int2-channel-sym")),
+        ("statsq2-g64", Container::Gptq, Some("int3-g64-sym")),
+        ("statsq3-g32-fit", Container::Awq, Some("int4-g32")),
+        ("statsq7", Container::CompressedTensors, Some("int8-channel-sym")),
+        ("ternary-g64", Container::CompressedTensors, Some("int2-g64-sym")),
+        ("statsq8", Container::CompressedTensors, None),
+        ("nf4-g64", Container::CompressedTensors, None),
+        ("lloyd2-g32", Container::Gptq, None),
+    ];
+    for (index, (scheme, container, expected)) in rows.into_iter().enumerate() {
+        let (from, to) = (folder.path().join(format!("{index}-from")), folder.path().join(format!("{index}-to")));
+        let mut options = options(scheme, Method::Search, Container::Reweight);
+        // Scales that f16 holds exactly, and their halves.
+        options.scale_dtype = Some(Dtype::Bf16);
+        options.dtype = container.float_dtype();
+        if container.float_dtype().is_some() {
+            options.scale_dtype = Some(Dtype::F16);
+        }
+        let (own, _) = write(&weights(), &options, &from, best()).unwrap_or_else(|error| panic!("{scheme}: {error}"));
+        let repack = PlanOptions { scheme: None, container, quantized: Quantized::Repack, ..options };
+        match (write(&own, &repack, &to, best()), expected) {
+            (Ok((other, manifest)), Some(expected)) => {
+                assert_eq!(manifest.tensors[0].scheme, expected, "{scheme}");
+                let [own, other] =
+                    [&own, &other].map(|model| values_digest(best(), &model.weights().iter().collect::<Vec<_>>()));
+                assert_eq!(own, other, "{scheme} in {container}");
+            }
+            (Err(error), None) => {
+                let text = error.to_string();
+                assert!(text.contains("are no integers in steps"), "{scheme}: {text}");
+            }
+            (Ok(_), None) => panic!("{scheme} went into {container}"),
+            (Err(error), Some(_)) => panic!("{scheme}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn integers_live_in_the_layout_too() {
+    let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
+    for scheme in ["int2-g32", "int3-channel", "int4-g64-sym", "int8-g32"] {
+        let (a, b) = (folder.path().join(format!("{scheme}-a")), folder.path().join(format!("{scheme}-b")));
+        let of = |container| options(scheme, Method::Search, container);
+        let (packed, _) =
+            write(&weights(), &of(Container::CompressedTensors), &a, best()).unwrap_or_else(|error| panic!("{error}"));
+        let (own, _) =
+            write(&weights(), &of(Container::Reweight), &b, best()).unwrap_or_else(|error| panic!("{error}"));
+        let [packed, own] =
+            [&packed, &own].map(|model| values_digest(best(), &model.weights().iter().collect::<Vec<_>>()));
+        assert_eq!(packed, own, "{scheme}");
+    }
+}
