@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the grids that are no integers with the formulas they are published by, evaluated in torch.
 
-    compare-grids.py fixtures quant/tests/golden/grids
+    compare-grids.py fixtures tests/fixtures/grids
         makes weights.safetensors and expected.safetensors (codes, scales and values of the formulas)
     compare-grids.py model MODEL [--work FOLDER] [--bits 1,2,3]
         quantizes a Hugging Face folder by the program and compares every code, level and value; ends with status 1 where one differs

@@ -27,11 +27,12 @@ const N_PARTS: usize = 16;
 /// Most turns; a hundred are enough for most tensors.
 const N_TURNS: usize = 500;
 
-/// Rounds of searching scales for the levels, and levels for the scales.
+/// Rounds of searching scales for the levels, and levels for the scales; the best levels seen are taken.
 const N_ROUNDS: usize = 2;
 
-/// Weights and weighted values by bin.
+/// Weights and weighted values by bin, and what the levels that the scales were found for leave.
 struct Histogram {
+    error: f64,
     mass: Vec<f64>,
     moment: Vec<f64>,
 }
@@ -44,32 +45,44 @@ pub(super) fn fit(
     moments: Option<&[f32]>,
     searched: bool,
 ) -> Vec<f32> {
-    let largest = |values: &[f32], _: Option<&[f32]>| values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-    let mut levels = settle(&count(kernels, weight, group, moments, &largest), bits);
-    for _ in 0..if searched { N_ROUNDS } else { 0 } {
-        let table = Table::nearest(levels);
-        let found = |values: &[f32], weights: Option<&[f32]>| match largest(values, None) {
-            0.0 => 0.0,
-            base => fit::scale(&table, base, values, weights),
-        };
-        levels = settle(&count(kernels, weight, group, moments, &found), bits);
+    let largest = |values: &[f32]| values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let by_largest = |values: &[f32], _: Option<&[f32]>| (largest(values), 0.0);
+    let mut levels = settle(&count(kernels, weight, group, moments, &by_largest), bits);
+    if !searched {
+        return levels;
     }
-    levels
+    let mut best = (levels.clone(), f64::INFINITY);
+    for _ in 0..=N_ROUNDS {
+        let table = Table::nearest(levels.clone());
+        let found = |values: &[f32], weights: Option<&[f32]>| match largest(values) {
+            0.0 => (0.0, 0.0),
+            base => {
+                let scale = fit::scale(&table, base, values, weights);
+                (scale, table.sums(scale, values, weights).error)
+            }
+        };
+        let histogram = count(kernels, weight, group, moments, &found);
+        if histogram.error < best.1 {
+            best = (levels, histogram.error);
+        }
+        levels = settle(&histogram, bits);
+    }
+    best.0
 }
 
-/// Counts what groups are as multiples of their scales.
+/// Counts what groups are as multiples of their scales, which come with what they leave.
 fn count(
     kernels: &Kernels,
     weight: &Weight,
     group: usize,
     moments: Option<&[f32]>,
-    scale: &(dyn Fn(&[f32], Option<&[f32]>) -> f32 + Sync),
+    scale: &(dyn Fn(&[f32], Option<&[f32]>) -> (f32, f64) + Sync),
 ) -> Histogram {
     let (rows, columns) = (weight.rows(), weight.columns());
     let step = (rows * columns).div_ceil(SAMPLE).max(1);
     let taken = rows.div_ceil(step);
     let one = |part: usize| {
-        let mut histogram = Histogram { mass: vec![0.0; N_BINS], moment: vec![0.0; N_BINS] };
+        let mut histogram = Histogram::new();
         let mut row = vec![0.0; columns];
         for at in (part * taken / N_PARTS..(part + 1) * taken / N_PARTS).map(|index| index * step) {
             weight.read_rows(kernels, at..at + 1, &mut row);
@@ -77,15 +90,18 @@ fn count(
             if kernels.first_non_finite(&row).is_none() {
                 for (index, values) in row.chunks(group).enumerate() {
                     let weights = moments.map(|moments| &moments[index * group..index * group + values.len()]);
-                    histogram.add(values, weights, scale(values, weights));
+                    let (scale, error) = scale(values, weights);
+                    histogram.error += error;
+                    histogram.add(values, weights, scale);
                 }
             }
         }
         histogram
     };
     let parts: Vec<Histogram> = (0..N_PARTS).into_par_iter().map(one).collect();
-    let mut total = Histogram { mass: vec![0.0; N_BINS], moment: vec![0.0; N_BINS] };
+    let mut total = Histogram::new();
     for part in parts {
+        total.error += part.error;
         total.mass.iter_mut().zip(part.mass).for_each(|(total, mass)| *total += mass);
         total.moment.iter_mut().zip(part.moment).for_each(|(total, moment)| *total += moment);
     }
@@ -93,6 +109,10 @@ fn count(
 }
 
 impl Histogram {
+    fn new() -> Self {
+        Self { error: 0.0, mass: vec![0.0; N_BINS], moment: vec![0.0; N_BINS] }
+    }
+
     fn add(&mut self, values: &[f32], weights: Option<&[f32]>, scale: f32) {
         if scale == 0.0 {
             return;
@@ -163,7 +183,7 @@ mod tests {
         const FOUR: [f32; 4] = [-1.510, -0.4528, 0.4528, 1.510];
         const EIGHT: [f32; 8] = [-2.152, -1.344, -0.7560, -0.2451, 0.2451, 0.7560, 1.344, 2.152];
         let unit = 0.25;
-        let mut histogram = Histogram { mass: vec![0.0; N_BINS], moment: vec![0.0; N_BINS] };
+        let mut histogram = Histogram::new();
         for bin in 0..N_BINS {
             let place = f64::from(2.0 * REACH) * (bin as f64 + 0.5) / N_BINS as f64 - f64::from(REACH);
             histogram.mass[bin] = (-0.5 * (place / unit).powi(2)).exp();
@@ -180,7 +200,7 @@ mod tests {
 
     #[test]
     fn nothing_to_fit_gives_levels_all_the_same() {
-        let histogram = Histogram { mass: vec![0.0; N_BINS], moment: vec![0.0; N_BINS] };
+        let histogram = Histogram::new();
         assert_eq!(settle(&histogram, 2), [-1.0, -1.0 / 3.0, 1.0_f32 / 3.0, 1.0]);
     }
 }

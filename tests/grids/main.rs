@@ -7,19 +7,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use reweight_quant::diff::values_digest;
-use reweight_quant::error::Error;
-use reweight_quant::kernels::{Kernels, best, supported};
-use reweight_quant::manifest::Manifest;
-use reweight_quant::pack::Container;
-use reweight_quant::plan::{Method, Plan, PlanOptions, Quantized};
-use reweight_quant::scheme::Scheme;
-use reweight_quant::store::{Model, Storage, Weight};
-use reweight_quant::stream::{Control, StagingOptions, Target, write_model};
-use reweight_quant::tensor::Dtype;
+use reweight::quant::diff::values_digest;
+use reweight::quant::error::Error;
+use reweight::quant::kernels::{Kernels, best, supported};
+use reweight::quant::manifest::Manifest;
+use reweight::quant::pack::Container;
+use reweight::quant::plan::{Method, Plan, PlanOptions, Quantized};
+use reweight::quant::scheme::Scheme;
+use reweight::quant::store::{Model, Storage, Weight};
+use reweight::quant::stream::{Control, StagingOptions, Target, write_model};
+use reweight::quant::tensor::Dtype;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/grids").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/grids").join(name)
 }
 
 fn weights() -> Model {
@@ -119,7 +119,6 @@ fn fits_are_no_worse_than_the_rule_and_the_tables_agree() {
                 [rule, by_shape, searched].map(|tensor| tensor.error_mse.expect("it has an error"));
             let name = &rule.name;
             assert!(shape <= rule_mse, "{fitted} {name}: by shape {shape:e}, by rule {rule_mse:e}");
-            // Levels fitted to searched scales are other levels than those fitted to the largest values; no rule bounds them.
             assert!(search <= rule_mse, "{fitted} {name}: searched {search:e}, by rule {rule_mse:e}");
             if !scheme.starts_with("lloyd") {
                 assert_eq!(searched.error_mse_rtn, rule.error_mse, "{fitted} {name}");
@@ -137,23 +136,18 @@ fn what_integers_say_exactly_goes_to_other_containers_and_the_rest_is_refused() 
     let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
     let rows = [
         ("statsq1", Container::CompressedTensors, Some("int2-channel-sym")),
-        ("statsq2-g64", Container::Gptq, Some("int3-g64-sym")),
-        ("statsq3-g32-fit", Container::Awq, Some("int4-g32")),
+        ("statsq2-g64", Container::CompressedTensors, Some("int3-g64-sym")),
+        ("statsq3-g32-fit", Container::CompressedTensors, Some("int4-g32-sym")),
         ("statsq7", Container::CompressedTensors, Some("int8-channel-sym")),
         ("ternary-g64", Container::CompressedTensors, Some("int2-g64-sym")),
         ("statsq8", Container::CompressedTensors, None),
         ("nf4-g64", Container::CompressedTensors, None),
-        ("lloyd2-g32", Container::Gptq, None),
+        ("lloyd2-g32", Container::CompressedTensors, None),
     ];
     for (index, (scheme, container, expected)) in rows.into_iter().enumerate() {
         let (from, to) = (folder.path().join(format!("{index}-from")), folder.path().join(format!("{index}-to")));
         let mut options = options(scheme, Method::Search, Container::Reweight);
-        // Scales that f16 holds exactly, and their halves.
         options.scale_dtype = Some(Dtype::Bf16);
-        options.dtype = container.float_dtype();
-        if container.float_dtype().is_some() {
-            options.scale_dtype = Some(Dtype::F16);
-        }
         let (own, _) = write(&weights(), &options, &from, best()).unwrap_or_else(|error| panic!("{scheme}: {error}"));
         let repack = PlanOptions { scheme: None, container, quantized: Quantized::Repack, ..options };
         match (write(&own, &repack, &to, best()), expected) {
