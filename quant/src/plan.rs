@@ -479,14 +479,7 @@ fn decide(
         _ => Dtype::Bf16,
     });
     if let Some(why) = options.container.scheme_limit(fitted, scale_dtype) {
-        let (container, scheme) = (options.container.name(), fitted.to_string());
-        let hint = if fitted.is_affine() {
-            format!("{} goes into {container}", options.container.default_scheme())
-        } else {
-            "`--to reweight`, or no --to, holds every scheme; `reweight convert` takes it further where that is exact"
-                .to_owned()
-        };
-        return Err(PlanError::ContainerLimit { container, scheme, why, hint });
+        return Err(container_limit(options.container, fitted, why));
     }
     if let Some(why) = options.container.layout().shape_limit(weight.rows(), weight.columns(), fitted.bits()) {
         return if asked.is_some() || options.strict {
@@ -497,6 +490,17 @@ fn decide(
         };
     }
     Ok((Action::Quantize { scheme: fitted, scale_dtype }, reason))
+}
+
+/// A scheme that a container cannot hold, and what can be done.
+fn container_limit(container: Container, scheme: Scheme, why: String) -> PlanError {
+    let hint = if scheme.is_affine() {
+        format!("{} goes into {container}", container.default_scheme())
+    } else {
+        "`--to reweight`, or no --to, holds every scheme; `convert` then takes it further where that is exact"
+            .to_owned()
+    };
+    PlanError::ContainerLimit { container: container.name(), scheme: scheme.to_string(), why, hint }
 }
 
 /// Codes as they are in another container, or why they cannot be.

@@ -7,8 +7,9 @@
 use rayon::prelude::*;
 use reweight_kernels::{BLOCK_ROWS, DEFAULT_CANDIDATES, Kernels, RowCodes};
 
-use crate::encode::{grid, write_elements};
+use crate::encode::write_elements;
 use crate::error::RunError;
+use crate::grid::affine;
 use crate::pack::gguf::{WRITTEN, encode_rows};
 use crate::pack::{CodedRows, Matrix, PackedTensor};
 use crate::plan::Method;
@@ -61,6 +62,10 @@ pub fn limit(weight: &Weight) -> Option<String> {
         Storage::Packed(packed) if packed.is_padded() => {
             Some("its codes are padded, as compressed-tensors packed them before 0.18".to_owned())
         }
+        Storage::Packed(packed) if !packed.scheme().is_affine() => Some(format!(
+            "the codes of {} stand for levels, and new ones are chosen for integers only",
+            packed.scheme()
+        )),
         Storage::Packed(packed) => {
             let (matrix, layout) = (packed.matrix(), packed.container().layout());
             let by_scheme = layout.scheme_limit(matrix.scheme, packed.scale_dtype());
@@ -136,7 +141,7 @@ fn in_groups<S: Default + Send>(
 ) -> Result<Requantized, NonFinite> {
     let (matrix, scale_dtype) = (packed.matrix(), packed.scale_dtype());
     let Matrix { columns, scheme, .. } = matrix;
-    let (groups, group, grid) = (matrix.groups(), scheme.group_len(columns), grid(scheme, scale_dtype));
+    let (groups, group, grid) = (matrix.groups(), scheme.group_len(columns), affine(scheme, scale_dtype));
     let mut rows = CodedRows::default();
     rows.resize(matrix, scale_dtype);
     let results = (rows.packed.par_chunks_mut(matrix.row_bytes()))

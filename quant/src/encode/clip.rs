@@ -110,7 +110,7 @@ mod tests {
         let mut out = RowCodes { codes: &mut codes, scales: &mut scales, zeros: &mut zeros };
         kernels.rtn(grid, group, &row, None, &mut out);
         let plain = out.scales[0];
-        clip(kernels, (&Coder::affine(grid), group), &row, &grams, &mut out);
+        clip(kernels, (&Coder::on_integers(grid), group), &row, &grams, &mut out);
         assert!(out.scales[0] < plain, "{} is not below {plain}", out.scales[0]);
     }
 }

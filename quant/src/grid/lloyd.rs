@@ -70,14 +70,11 @@ pub(super) fn fit(
     best.0
 }
 
+/// The scale of some values with their weights, and what it leaves.
+type ScaleOf<'a> = dyn Fn(&[f32], Option<&[f32]>) -> (f32, f64) + Sync + 'a;
+
 /// Counts what groups are as multiples of their scales, which come with what they leave.
-fn count(
-    kernels: &Kernels,
-    weight: &Weight,
-    group: usize,
-    moments: Option<&[f32]>,
-    scale: &(dyn Fn(&[f32], Option<&[f32]>) -> (f32, f64) + Sync),
-) -> Histogram {
+fn count(kernels: &Kernels, weight: &Weight, group: usize, moments: Option<&[f32]>, scale: &ScaleOf<'_>) -> Histogram {
     let (rows, columns) = (weight.rows(), weight.columns());
     let step = (rows * columns).div_ceil(SAMPLE).max(1);
     let taken = rows.div_ceil(step);

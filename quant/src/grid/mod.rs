@@ -50,19 +50,21 @@ impl Coder {
     ) -> Self {
         let format = format(scale_dtype);
         let table = match scheme.levels() {
-            Levels::Affine { .. } => return Self(Kind::Affine(affine(scheme, format))),
+            Levels::Affine { .. } => return Self(Kind::Affine(affine(scheme, scale_dtype))),
             Levels::Lloyd { bits } => {
                 let shape = (bits, scheme.group_len(weight.columns()));
                 Table::nearest(lloyd::fit(kernels, weight, shape, moments, searched))
             }
-            levels => fixed(levels).expect("levels that are not fitted are known"),
+            Levels::MidRise { bits, .. } => Table::halves(bits),
+            Levels::Ternary => Table::with_bounds(&ternary::LEVELS, &ternary::BOUNDS),
+            Levels::Nf4 => Table::nearest(nf4::LEVELS.to_vec()),
         };
         Self(Kind::Table { levels: scheme.levels(), format, table })
     }
 
     /// For a group affine grid.
     #[must_use]
-    pub const fn affine(grid: Grid) -> Self {
+    pub const fn on_integers(grid: Grid) -> Self {
         Self(Kind::Affine(grid))
     }
 
@@ -193,8 +195,12 @@ impl Coder {
 }
 
 /// The affine grid of a scheme.
-fn affine(scheme: Scheme, format: ScaleFormat) -> Grid {
-    Grid::new(scheme.bits(), scheme.symmetric(), format).expect("affine schemes have 2 to 8 bits, as a grid has")
+///
+/// # Panics
+/// For a scheme that is not affine.
+pub(crate) fn affine(scheme: Scheme, scale_dtype: Dtype) -> Grid {
+    Grid::new(scheme.bits(), scheme.symmetric(), format(scale_dtype))
+        .expect("affine schemes have 2 to 8 bits, as a grid has")
 }
 
 /// How kernels store scales of a type.
@@ -214,20 +220,15 @@ fn bits(levels: Levels) -> u8 {
     }
 }
 
-/// The table of levels that are the same for all tensors.
-fn fixed(levels: Levels) -> Option<Table> {
-    match levels {
-        Levels::MidRise { bits, .. } => Some(Table::halves(bits)),
-        Levels::Ternary => Some(Table::with_bounds(&ternary::LEVELS, &ternary::BOUNDS)),
-        Levels::Nf4 => Some(Table::nearest(nf4::LEVELS.to_vec())),
-        Levels::Affine { .. } | Levels::Lloyd { .. } => None,
-    }
-}
-
 /// Levels that are the same for all tensors, before the scale; `None` for integers and for fitted ones.
 #[must_use]
 pub fn fixed_levels(levels: Levels) -> Option<Vec<f32>> {
-    fixed(levels).map(|table| table.values().to_vec())
+    match levels {
+        Levels::MidRise { bits, .. } => Some(statsq::levels(bits)),
+        Levels::Ternary => Some(ternary::LEVELS.to_vec()),
+        Levels::Nf4 => Some(nf4::LEVELS.to_vec()),
+        Levels::Affine { .. } | Levels::Lloyd { .. } => None,
+    }
 }
 
 /// Values of a row of codes on levels; a code without a level gives 0.

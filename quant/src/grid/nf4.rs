@@ -1,4 +1,4 @@
-//! `NormalFloat` of 4 bits (Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, appendix E): sixteen levels at quantiles of a normal distribution, one
+//! `NormalFloat` of 4 bits (Dettmers et al. 2023, "`QLoRA`", arXiv 2305.14314, appendix E): sixteen levels at quantiles of a normal distribution, one
 //! of them zero, the ends -1 and 1. The scale is the largest magnitude of the group; a value takes the nearest level.
 //!
 //! The numbers are those of bitsandbytes (`create_normal_map` in `functional.py`, and its kernels), in f32.

@@ -145,7 +145,7 @@ impl Table {
         sums
     }
 
-    #[inline(always)]
+    #[inline]
     fn levels_near(&self, x: &[f32; LANES], inverse: f32) -> [f32; LANES] {
         if let Some(half) = self.halves {
             return x.map(|x| bounded(x * inverse - 0.5, -half, half - 1.0) + MAGIC - MAGIC + 0.5);
@@ -174,7 +174,7 @@ pub(super) fn dequantize(levels: &[f32], half: Option<f32>, scale: f32, codes: &
 }
 
 /// Between two bounds; what is no number becomes the lower one.
-#[inline(always)]
+#[inline]
 fn bounded(x: f32, least: f32, most: f32) -> f32 {
     let above = if x > least { x } else { least };
     if above < most { above } else { most }

@@ -1,4 +1,4 @@
-//! Ternary weights by the mean magnitude, the rule of BitNet b1.58 (Ma et al. 2024, arXiv 2402.17764, equations 1 to 3), for each group of
+//! Ternary weights by the mean magnitude, the rule of `BitNet` b1.58 (Ma et al. 2024, arXiv 2402.17764, equations 1 to 3), for each group of
 //! values that share a scale:
 //!
 //!     s = mean |w|,  code = clamp(round(w / s), -1, 1)

@@ -156,6 +156,9 @@ struct GroupOf {
     numbers: Option<Arc<[u32]>>,
 }
 
+/// Levels and the tensor that states them.
+type OwnLevels = (Arc<[f32]>, PlainTensor);
+
 /// The tensors of one module, and how to speak of them.
 struct ModuleParts<'a> {
     parts: &'a BTreeMap<Part, Weight>,
@@ -310,7 +313,7 @@ impl ModuleParts<'_> {
     }
 
     /// The levels of a scheme, which must be its own where it has them; `None` of integers.
-    fn levels(&self, scheme: Scheme) -> Result<Option<(Arc<[f32]>, PlainTensor)>, FileError> {
+    fn levels(&self, scheme: Scheme) -> Result<Option<OwnLevels>, FileError> {
         let found = self.find(Part::Levels, &[Dtype::F32], 1)?;
         if scheme.is_affine() {
             return match found {

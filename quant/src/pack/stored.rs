@@ -208,12 +208,18 @@ impl PackedTensor {
         self.read_codes(kernels, row, codes, scales, zeros);
         match self.scheme().levels() {
             Levels::MidRise { bits, .. } => {
-                codes.iter_mut().for_each(|code| *code = code.wrapping_mul(2) | 1);
-                scales.iter_mut().for_each(|scale| *scale *= 0.5);
+                for code in codes {
+                    *code = code.wrapping_mul(2) | 1;
+                }
+                for scale in scales {
+                    *scale *= 0.5;
+                }
                 zeros.fill(1_u8.wrapping_shl(bits.into()));
             }
             Levels::Ternary => {
-                codes.iter_mut().for_each(|code| *code += 1);
+                for code in codes {
+                    *code += 1;
+                }
                 zeros.fill(2);
             }
             Levels::Affine { .. } | Levels::Nf4 | Levels::Lloyd { .. } => {}
