@@ -183,8 +183,7 @@ impl PackedTensor {
             (None, _) if zeros.iter().all(|&zero| zero == middle) => Zeros::Shared(f32::from(middle)),
             (None, _) => Zeros::PerGroup(zeros),
         };
-        // Products know no codes of one bit.
-        PackedMatrix::new(&CodedMatrix { rows, columns, bits: bits.max(2), group, codes: &codes, scales, zeros })
+        PackedMatrix::new(&CodedMatrix { rows, columns, bits, group, codes: &codes, scales, zeros })
     }
 
     /// Whether its codes are those of `scheme`, or the reason why not; those of levels may be said as integers
