@@ -27,6 +27,9 @@ const N_PARTS: usize = 16;
 /// Most turns; a hundred are enough for most tensors.
 const N_TURNS: usize = 500;
 
+/// The least scale as a share of the largest magnitude.
+pub(super) const LEAST: f32 = 0.6;
+
 /// Rounds of searching scales for the levels, and levels for the scales; the best levels seen are taken.
 const N_ROUNDS: usize = 2;
 
@@ -57,7 +60,7 @@ pub(super) fn fit(
         let found = |values: &[f32], weights: Option<&[f32]>| match largest(values) {
             0.0 => (0.0, 0.0),
             base => {
-                let scale = fit::scale(&table, base, values, weights);
+                let scale = fit::scale(&table, (base, LEAST * base), values, weights);
                 (scale, table.sums(scale, values, weights).error)
             }
         };

@@ -182,7 +182,7 @@ impl Coder {
                 _ if base == 0.0 => base,
                 (From::Rule, _) => base,
                 (From::Shape, Levels::MidRise { bits, .. }) => statsq::fitted_step(bits, values),
-                _ => fit::scale(table, rule, values, weights),
+                _ => fit::scale(table, (rule, least(*levels, rule, values)), values, weights),
             };
             out.scales[index] = put(round_scale(*format, other), codes, found);
             if from != From::Rule && error(by_rule) < error(found) {
@@ -246,6 +246,15 @@ fn rule(levels: Levels, values: &[f32]) -> f32 {
         Levels::Affine { .. } | Levels::Nf4 | Levels::Lloyd { .. } => {
             values.iter().fold(0.0, |most, value| most.max(value.abs()))
         }
+    }
+}
+
+/// The least scale that a search considers: near the best one for values of that shape, so that most of them are not cut off.
+fn least(levels: Levels, rule: f32, values: &[f32]) -> f32 {
+    match levels {
+        Levels::MidRise { bits, .. } => 0.8 * statsq::fitted_step(bits, values),
+        Levels::Ternary => 0.8 * rule,
+        Levels::Affine { .. } | Levels::Nf4 | Levels::Lloyd { .. } => lloyd::LEAST * rule,
     }
 }
 

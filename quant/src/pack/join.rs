@@ -308,7 +308,8 @@ impl ModuleParts<'_> {
         let (levels, stored_levels) = self.levels(scheme)?.unzip();
         let extra = stored_levels.into_iter().chain([name, shape]).collect();
         let container = Container::Reweight;
-        let packed = PackedTensor { container, matrix, codes, scales, zeros, levels, extra, group_of: None, padded: false };
+        let packed =
+            PackedTensor { container, matrix, codes, scales, zeros, levels, extra, group_of: None, padded: false };
         Ok((vec![rows, columns], packed))
     }
 
@@ -396,8 +397,17 @@ impl ModuleParts<'_> {
         let matrix = Matrix { rows, columns, scheme: self.scheme(bits, columns, groups, symmetric)? };
         let GroupOf { stored, numbers: group_of } = self.group_of("g_idx", matrix)?;
         let extra = stored.into_iter().collect();
-        let packed =
-            PackedTensor { container, matrix, codes, scales, zeros: Some(zeros), levels: None, extra, group_of, padded: false };
+        let packed = PackedTensor {
+            container,
+            matrix,
+            codes,
+            scales,
+            zeros: Some(zeros),
+            levels: None,
+            extra,
+            group_of,
+            padded: false,
+        };
         Ok((vec![rows, columns], packed))
     }
 

@@ -1,5 +1,8 @@
 //! Files that no honest program writes, made here from a fixed seed: a name for each, and its bytes.
 
+#[path = "own.rs"]
+mod own;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +41,7 @@ pub(crate) fn all() -> Vec<Hostile> {
     cases.extend(safetensors_mutated().into_iter().map(single));
     cases.extend(packed().into_iter().map(|(name, bytes)| single((format!("packed: {name}"), bytes))));
     cases.extend(words().into_iter().map(|(name, bytes)| single((format!("words: {name}"), bytes))));
-    cases.extend(crate::own::cases().into_iter().map(|(name, bytes)| single((format!("own: {name}"), bytes))));
+    cases.extend(own::cases().into_iter().map(|(name, bytes)| single((format!("own: {name}"), bytes))));
     cases.extend(folders());
     let gguf =
         |(name, bytes)| Hostile { name: format!("gguf: {name}"), files: vec![("m.gguf", bytes)], open: "m.gguf" };
@@ -47,10 +50,10 @@ pub(crate) fn all() -> Vec<Hostile> {
 }
 
 /// Same numbers everywhere (xorshift64*).
-pub(crate) struct Random(pub(crate) u64);
+struct Random(u64);
 
 impl Random {
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
+    fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -58,13 +61,13 @@ impl Random {
     }
 }
 
-pub(crate) type Named = (String, Vec<u8>);
+type Named = (String, Vec<u8>);
 
-pub(crate) fn file(header: &[u8], data: &[u8]) -> Vec<u8> {
+fn file(header: &[u8], data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header, data].concat()
 }
 
-pub(crate) fn tensor(name: &str, dtype: &str, shape: &str, offsets: &str) -> String {
+fn tensor(name: &str, dtype: &str, shape: &str, offsets: &str) -> String {
     format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#)
 }
 

@@ -5,7 +5,6 @@
 #![expect(unsafe_code, reason = "an allocator that counts is the only way to see what is asked for")]
 
 mod files;
-mod own;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};

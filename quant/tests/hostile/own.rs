@@ -1,6 +1,6 @@
 //! Parts of the toolkit's own layout that do not fit one another, and such files with bytes changed.
 
-use crate::files::{Named, Random, file, tensor};
+use super::{Named, Random, file, tensor};
 
 type Part = (&'static str, &'static str, String, Vec<u8>);
 
@@ -42,7 +42,7 @@ fn file_of(parts: &[Part]) -> Vec<u8> {
 }
 
 /// Files that say how they are wrong by their names.
-pub(crate) fn cases() -> Vec<Named> {
+pub(super) fn cases() -> Vec<Named> {
     let lloyd = right("lloyd2-g32", 16, &[-1.0, -0.25, 0.25, 1.0]);
     let ternary = right("ternary-g32", 16, &[-1.0, 0.0, 1.0]);
     let changes = [
