@@ -145,7 +145,7 @@ fn settle(histogram: &Histogram, bits: u8) -> Vec<f32> {
         }
     }
     levels.resize(n, center(N_BINS - 1));
-    let (mass, moment) = (below(&histogram.mass), below(&histogram.moment));
+    let (mass, moment) = (sums_below(&histogram.mass), sums_below(&histogram.moment));
     for _ in 0..N_TURNS {
         if turn(&mass, &moment, &mut levels) < 1e-9 {
             break;
@@ -155,7 +155,7 @@ fn settle(histogram: &Histogram, bits: u8) -> Vec<f32> {
 }
 
 /// Sums over all bins below each.
-fn below(bins: &[f64]) -> Vec<f64> {
+fn sums_below(bins: &[f64]) -> Vec<f64> {
     let sums = bins.iter().scan(0.0, |sum, bin| {
         *sum += bin;
         Some(*sum)

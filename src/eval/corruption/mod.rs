@@ -1,5 +1,5 @@
 //! Corruptions of grey images as MNIST-C publishes them for 28x28 (Mu and Gilmer 2019, arXiv 1906.02337; formulas and severities from
-//! google-research/mnist-c, `corruptions.py`), made anew of counted draws ([`draws`]).
+//! google-research/mnist-c, `corruptions.py`), made anew of counted draws (`draws.rs`).
 //!
 //! An image in bytes becomes x = byte / 255, is spoiled in f64, held within 0 and 1, and rounded to the nearest byte. What an image
 //! becomes depends on the corruption, its severity, the seed and the image's index, on nothing else.
