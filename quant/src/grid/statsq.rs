@@ -3,7 +3,9 @@
 //!
 //! With m the mean of |w| over the values that share a scale, at b bits and n = 2^(b-1):
 //!
-//!     s = 2 m,  u = clamp(w / s, -1, 1 - 10^-6),  w^ = s (round(u n - 1/2) + 1/2) / n
+//! ```text
+//! s = 2 m,  u = clamp(w / s, -1, 1 - 10^-6),  w^ = s (round(u n - 1/2) + 1/2) / n
+//! ```
 //!
 //! The levels are the halves -n + 1/2 .. n - 1/2 times the step s / n: as many above zero as below, none of them zero. `round` takes ties to
 //! even. Codes are k = round(w / step - 1/2), held in -n .. n - 1, plus n; at one bit the published code leaves that range where w is at or below

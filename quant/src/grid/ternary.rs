@@ -1,7 +1,9 @@
 //! Ternary weights by the mean magnitude, the rule of `BitNet` b1.58 (Ma et al. 2024, arXiv 2402.17764, equations 1 to 3), for each group of
 //! values that share a scale:
 //!
-//!     s = mean |w|,  code = clamp(round(w / s), -1, 1)
+//! ```text
+//! s = mean |w|,  code = clamp(round(w / s), -1, 1)
+//! ```
 //!
 //! `round` takes ties to even, so that -1/2 and 1/2 become 0. The paper has one scale a matrix and adds 10^-5 to it; here a group of zeros gets
 //! scale 0. Searching finds the scale with the least squared error, whose rule in closed form (threshold 0.7 mean |w|, scale the mean of what
