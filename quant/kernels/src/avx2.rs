@@ -17,7 +17,7 @@ use std::arch::x86_64::{
     _mm256_sub_epi32, _mm256_sub_ps, _pdep_u64, _pext_u64,
 };
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, transpose_values};
 use crate::table::simd_table;
 
 simd_table!($ "avx2", ["avx2", "f16c", "bmi2"], Avx2);
@@ -226,6 +226,11 @@ impl Lanes for Avx2 {
     lanewise!(div, _mm256_div_ps);
     lanewise!(min, _mm256_min_ps);
     lanewise!(max, _mm256_max_ps);
+
+    #[inline(always)]
+    fn transpose(self, rows: [&[f32; LANES]; LANES], columns: &mut [[f32; LANES]; LANES]) {
+        transpose_values(rows, columns);
+    }
 
     #[inline(always)]
     fn where_positive(self, test: F, a: F, b: F) -> F {

@@ -13,9 +13,10 @@ use std::arch::x86_64::{
     _mm512_cvtph_ps, _mm512_cvtps_ph, _mm512_div_ps, _mm512_extractf32x8_ps, _mm512_loadu_ps, _mm512_loadu_si512,
     _mm512_maddubs_epi16, _mm512_mask_blend_ps, _mm512_mask_or_epi32, _mm512_maskz_compress_ps, _mm512_max_ps,
     _mm512_min_ps, _mm512_movehdup_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_packus_epi16, _mm512_packus_epi32,
-    _mm512_permute_ps, _mm512_permutexvar_epi32, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi16,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_shuffle_f32x4, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi32,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps, _pdep_u64, _pext_u64,
+    _mm512_permute_ps, _mm512_permutex2var_ps, _mm512_permutexvar_epi32, _mm512_reduce_max_ps, _mm512_reduce_min_ps,
+    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_shuffle_f32x4, _mm512_slli_epi16,
+    _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps,
+    _pdep_u64, _pext_u64,
 };
 
 use crate::lanes::{LANES, Lanes};
@@ -163,6 +164,23 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn div(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_div_ps(a, b))
+    }
+
+    /// Four perfect shuffles of the sixteen vectors: each moves the highest bit of a value's column below the lowest bit of its row.
+    #[inline(always)]
+    fn transpose(self, rows: [&[f32; LANES]; LANES], columns: &mut [[f32; LANES]; LANES]) {
+        let low = op!(_mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+        let high = op!(_mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+        let mut v = rows.map(|row| self.load(row));
+        for _ in 0..4 {
+            let before = v;
+            for i in 0..LANES / 2 {
+                let (a, b) = (before[i], before[i + LANES / 2]);
+                v[2 * i] = op!(_mm512_permutex2var_ps(a, low, b));
+                v[2 * i + 1] = op!(_mm512_permutex2var_ps(a, high, b));
+            }
+        }
+        columns.iter_mut().zip(v).for_each(|(column, v)| self.store(v, column));
     }
 
     #[inline(always)]

@@ -35,8 +35,8 @@ pub struct BlockSearch<'a> {
     /// First candidates. Without a minimum: the codes that the largest value is taken to. With one: the codes that the whole
     /// range takes.
     pub ends: &'a [f32],
-    /// What the best inverse scale of those is multiplied by for the others.
-    pub near: &'a [f32],
+    /// What the best inverse scale so far is multiplied by for further candidates, two at a time.
+    pub near: &'a [[f32; PAIR]],
     /// Whether scale and minimum are stored in f16 themselves.
     pub in_f16: bool,
     /// Whether a minimum is at most 0.
@@ -123,7 +123,7 @@ impl Kernels {
 }
 
 /// Candidates tried in one pass over the values: enough to hide the latency of a sum.
-const PAIR: usize = 2;
+pub const PAIR: usize = 2;
 
 /// `1 / v`, or 0 where that is not finite.
 #[inline(always)]
@@ -241,8 +241,8 @@ pub(crate) fn symmetric<S: Lanes>(s: S, search: &BlockSearch<'_>, block: BlockRo
     for pair in pairs(search.ends) {
         fit_pair(s, &codes, block, pair.map(|end| s.mul(unit, s.splat(end))), &mut best);
     }
-    let unit = inverse(s, best.scale);
-    for pair in pairs(search.near) {
+    for pair in search.near {
+        let unit = inverse(s, best.scale);
         fit_pair(s, &codes, block, pair.map(|near| s.mul(unit, s.splat(near))), &mut best);
     }
     let found = stored(s, search.in_f16, best.scale);
@@ -333,8 +333,8 @@ pub(crate) fn affine<S: Lanes>(
         let inverses = pair.map(|end| s.mul(unit, s.splat(end)));
         fit_affine_pair(s, &codes, block, &ground, (inverses, zero), &mut best);
     }
-    let (unit, minimum) = (inverse(s, best.scale), best.minimum);
-    for pair in pairs(search.near) {
+    for pair in search.near {
+        let (unit, minimum) = (inverse(s, best.scale), best.minimum);
         let inverses = pair.map(|near| s.mul(unit, s.splat(near)));
         fit_affine_pair(s, &codes, block, &ground, (inverses, minimum), &mut best);
     }
@@ -467,7 +467,7 @@ pub(crate) fn codes<S: Lanes>(
 
 /// Rows side by side: column after column, rows that are not there are zeros.
 #[inline(always)]
-pub(crate) fn interleave<S: Lanes>(_: S, rows: &[f32], stride: usize, out: &mut [OfRows]) {
+pub(crate) fn interleave<'a, S: Lanes>(s: S, rows: &'a [f32], stride: usize, out: &mut [OfRows]) {
     let columns = out.len();
     if rows.len() < (BLOCK_ROWS - 1) * stride + columns {
         out.fill([0.0; BLOCK_ROWS]);
@@ -478,12 +478,16 @@ pub(crate) fn interleave<S: Lanes>(_: S, rows: &[f32], stride: usize, out: &mut 
         }
         return;
     }
-    let rows: [&[f32]; BLOCK_ROWS] = std::array::from_fn(|lane| &rows[lane * stride..][..columns]);
-    for (tile, out) in out.chunks_mut(BLOCK_ROWS).enumerate() {
-        for (lane, row) in rows.iter().enumerate() {
-            for (out, x) in out.iter_mut().zip(&row[tile * BLOCK_ROWS..]) {
-                out[lane] = *x;
-            }
+    let rows: [&'a [f32]; BLOCK_ROWS] = std::array::from_fn(|lane| &rows[lane * stride..][..columns]);
+    let (tiles, rest) = out.as_chunks_mut::<LANES>();
+    let n_whole = tiles.len() * LANES;
+    for (tile, out) in tiles.iter_mut().enumerate() {
+        let of = |row: &'a [f32]| row[tile * LANES..].first_chunk().expect("a tile lies within its row");
+        s.transpose(rows.map(of), out);
+    }
+    for (lane, row) in rows.iter().enumerate() {
+        for (out, x) in rest.iter_mut().zip(&row[n_whole..]) {
+            out[lane] = *x;
         }
     }
 }

@@ -46,6 +46,9 @@ pub(crate) trait Lanes: Copy {
     /// `greatest` of each of four vectors.
     fn greatest4(self, v: &[Self::F; 4]) -> [f32; 4];
 
+    /// Sixteen rows of sixteen values as sixteen columns.
+    fn transpose(self, rows: [&[f32; LANES]; LANES], columns: &mut [[f32; LANES]; LANES]);
+
     /// Widens sixteen little-endian bf16: bits move up, nothing else changes.
     fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::F;
     /// Rounds to bf16. NaN keeps its upper bits and becomes quiet.
@@ -72,6 +75,16 @@ pub(crate) trait Lanes: Copy {
     fn pack_nibbles(self, codes: &[u8; 64], to: &mut [u8; 32]);
     /// The reverse of `pack_nibbles`.
     fn unpack_nibbles(self, packed: &[u8; 32], to: &mut [u8; 64]);
+}
+
+/// `Lanes::transpose` value by value.
+#[inline(always)]
+pub(crate) fn transpose_values(rows: [&[f32; LANES]; LANES], columns: &mut [[f32; LANES]; LANES]) {
+    for (lane, row) in rows.into_iter().enumerate() {
+        for (column, x) in columns.iter_mut().zip(row) {
+            column[lane] = *x;
+        }
+    }
 }
 
 /// A slice cut in vectors, with the short last one filled up with zeros.

@@ -48,7 +48,7 @@ pub mod softmax;
 mod sums;
 
 pub use activation::Activation;
-pub use blocks::{BLOCK_ROWS, BlockRows, BlockSearch, OfRows, UnitGrid};
+pub use blocks::{BLOCK_ROWS, BlockRows, BlockSearch, OfRows, PAIR, UnitGrid};
 pub use compensate::{COMPENSATED_ROWS, Column, CompensatedRows, Triangle};
 pub use dense::{Dense, Lane, PANEL, Rows, RowsMut, fill_panel};
 pub use dispatch::vectorized;

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, transpose_values};
 use crate::table::Kernels;
 use crate::{blocks, compensate, convert, dequantize, pack, reduce, rtn, search, sums};
 
@@ -88,6 +88,11 @@ impl Lanes for Scalar {
             *a = if *test > 0.0 { *a } else { *b };
         }
         a
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [&[f32; LANES]; LANES], columns: &mut [[f32; LANES]; LANES]) {
+        transpose_values(rows, columns);
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ const SEARCHES: [BlockSearch<'static>; 5] = [
 ];
 
 const fn search(low: i32, high: i32, ends: &'static [f32], in_f16: bool) -> BlockSearch<'static> {
-    BlockSearch { low, high, ends, near: &[1.0, 0.98, 1.02], in_f16, negative_minimum: !in_f16 }
+    BlockSearch { low, high, ends, near: &[[1.0, 0.98], [1.02, 0.99]], in_f16, negative_minimum: !in_f16 }
 }
 
 /// Rows of `len` columns: like weights, tiny, huge, zeros, one value, infinitesimal.

@@ -1,7 +1,7 @@
 //! Blocks of 32 values with a scale of their own: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `IQ4_NL`. Layouts as in
 //! `store::gguf::dequantize`, which reads them.
 
-use reweight_kernels::BlockSearch;
+use reweight_kernels::{BlockRows, BlockSearch};
 
 use super::search::{Effort, Rows, affine, f16_bytes, inverse, room, stored, symmetric};
 use crate::store::gguf::IQ4_VALUES;
@@ -10,33 +10,47 @@ use crate::store::gguf::IQ4_VALUES;
 const LEN: usize = 32;
 
 /// Codes of a block, counted from the lowest, with its scale and minimum.
-struct Coded {
-    codes: [u8; LEN],
+struct Coded<'a> {
+    codes: &'a [u8; LEN],
     scale: f32,
     minimum: f32,
 }
+
+/// Blocks that are searched before their codes are made: as many values of a row as a super-block.
+const STRIP: usize = 8;
 
 /// Searches the blocks of all rows, and stores each by `store`.
 fn search<const B: usize>(
     rows: Rows<'_>,
     search: &BlockSearch<'_>,
     out: &mut [u8],
-    store: impl Fn(&Coded, &mut [u8; B]),
+    store: impl Fn(&Coded<'_>, &mut [u8; B]),
 ) {
-    let mut across = room::<LEN>();
-    let [mut scales, mut minima] = room::<2>();
-    for start in (0..rows.columns()).step_by(LEN) {
-        let block = rows.block(start, &mut across);
-        if search.low < 0 {
-            rows.kernels.symmetric_blocks(search, block, &mut scales);
-        } else {
-            rows.kernels.affine_blocks(search, block, &mut scales, &mut minima);
+    let mut across = room::<{ STRIP * LEN }>();
+    let [mut scales, mut minima] = [room::<STRIP>(); 2];
+    let row_bytes = rows.columns() / LEN * B;
+    for start in (0..rows.columns()).step_by(STRIP * LEN) {
+        let len = (rows.columns() - start).min(STRIP * LEN);
+        let strip = rows.block(start, &mut across[..len]);
+        let blocks = strip.values.chunks_exact(LEN).zip(strip.weights.chunks_exact(LEN));
+        for ((values, weights), (scales, minima)) in blocks.zip(scales.iter_mut().zip(&mut minima)) {
+            let block = BlockRows { values, weights };
+            if search.low < 0 {
+                rows.kernels.symmetric_blocks(search, block, scales);
+            } else {
+                rows.kernels.affine_blocks(search, block, scales, minima);
+            }
         }
-        for (row, values, out) in rows.each::<B>(start, LEN, out) {
-            let (scale, minimum) = (scales[row], minima[row]);
-            let mut coded = Coded { codes: [0; LEN], scale, minimum };
-            rows.kernels.block_codes((search.low, search.high), values, &[scale], &[minimum], &mut coded.codes);
-            store(&coded, out);
+        let out = out.chunks_exact_mut(row_bytes).map(|out| &mut out[start / LEN * B..][..len / LEN * B]);
+        for (row, (values, out)) in rows.values.chunks_exact(rows.columns()).zip(out).enumerate() {
+            let mut codes = [0; STRIP * LEN];
+            let (scales, minima) = (scales.map(|scales| scales[row]), minima.map(|minima| minima[row]));
+            let (n, range) = (len / LEN, (search.low, search.high));
+            rows.kernels.block_codes(range, &values[start..][..len], &scales[..n], &minima[..n], &mut codes[..len]);
+            let coded = codes.as_chunks::<LEN>().0.iter().zip(scales.iter().zip(&minima));
+            for ((codes, (scale, minimum)), out) in coded.zip(out.as_chunks_mut::<B>().0) {
+                store(&Coded { codes, scale: *scale, minimum: *minimum }, out);
+            }
         }
     }
 }
@@ -59,7 +73,7 @@ pub(super) fn q8_0(rows: Rows<'_>, out: &mut [u8]) {
 pub(super) fn q4_0(rows: Rows<'_>, out: &mut [u8]) {
     search::<18>(rows, &symmetric(-8, true, rows.effort), out, |block, out| {
         out[..2].copy_from_slice(&f16_bytes(block.scale));
-        nibbles(&mut out[2..], &block.codes);
+        nibbles(&mut out[2..], block.codes);
     });
 }
 
@@ -67,8 +81,8 @@ pub(super) fn q4_0(rows: Rows<'_>, out: &mut [u8]) {
 pub(super) fn q5_0(rows: Rows<'_>, out: &mut [u8]) {
     search::<22>(rows, &symmetric(-16, true, rows.effort), out, |block, out| {
         out[..2].copy_from_slice(&f16_bytes(block.scale));
-        out[2..6].copy_from_slice(&fifth_bits(&block.codes).to_le_bytes());
-        nibbles(&mut out[6..], &block.codes);
+        out[2..6].copy_from_slice(&fifth_bits(block.codes).to_le_bytes());
+        nibbles(&mut out[6..], block.codes);
     });
 }
 
@@ -77,7 +91,7 @@ pub(super) fn q4_1(rows: Rows<'_>, out: &mut [u8]) {
     search::<20>(rows, &affine(15, true, rows.effort), out, |block, out| {
         out[..2].copy_from_slice(&f16_bytes(block.scale));
         out[2..4].copy_from_slice(&f16_bytes(block.minimum));
-        nibbles(&mut out[4..], &block.codes);
+        nibbles(&mut out[4..], block.codes);
     });
 }
 
@@ -86,8 +100,8 @@ pub(super) fn q5_1(rows: Rows<'_>, out: &mut [u8]) {
     search::<24>(rows, &affine(31, true, rows.effort), out, |block, out| {
         out[..2].copy_from_slice(&f16_bytes(block.scale));
         out[2..4].copy_from_slice(&f16_bytes(block.minimum));
-        out[4..8].copy_from_slice(&fifth_bits(&block.codes).to_le_bytes());
-        nibbles(&mut out[8..], &block.codes);
+        out[4..8].copy_from_slice(&fifth_bits(block.codes).to_le_bytes());
+        nibbles(&mut out[8..], block.codes);
     });
 }
 
@@ -117,7 +131,7 @@ fn iq4_nl_block(x: &[f32; LEN], w: &[f32; LEN], effort: Effort, out: &mut [u8; 1
         }
     };
     consider(largest / f32::from(IQ4_VALUES[0]));
-    if effort == Effort::Search && largest != 0.0 {
+    if effort != Effort::Nearest && largest != 0.0 {
         for end in [IQ4_VALUES[0], IQ4_VALUES[15]] {
             for step in -STEPS..=STEPS {
                 let inverse = (step as f32 + f32::from(end)) / largest;

@@ -24,8 +24,8 @@ struct Coded<const SUBS: usize> {
 const fn reach(effort: Effort, high: i32) -> u8 {
     match effort {
         Effort::Nearest => 0,
-        Effort::Search if high == 3 => 2,
-        Effort::Search => 1,
+        Effort::Even | Effort::Weighted if high == 3 => 2,
+        Effort::Even | Effort::Weighted => 1,
     }
 }
 

@@ -53,7 +53,11 @@ pub fn encode_rows(
     assert!(columns.is_multiple_of(ty.block_elements()), "{ty}: whole blocks");
     let row_bytes = columns / ty.block_elements() * ty.block_bytes();
     assert_eq!(out.len(), values.len() / columns * row_bytes, "{ty}: bytes for the rows");
-    let effort = if method == Method::Rtn { Effort::Nearest } else { Effort::Search };
+    let effort = match method {
+        Method::Rtn => Effort::Nearest,
+        _ if weights.iter().all(|weight| *weight == 1.0) => Effort::Even,
+        _ => Effort::Weighted,
+    };
     for (values, out) in values.chunks(BLOCK_ROWS * columns).zip(out.chunks_mut(BLOCK_ROWS * row_bytes)) {
         encode(ty, Rows { kernels, values, weights, effort }, out);
     }

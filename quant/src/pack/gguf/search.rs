@@ -1,7 +1,7 @@
 //! What the searches of all blocks share: rows side by side, candidates, and how numbers are stored.
 
 use half::f16;
-use reweight_kernels::{BLOCK_ROWS, BlockRows, BlockSearch, Kernels, OfRows};
+use reweight_kernels::{BLOCK_ROWS, BlockRows, BlockSearch, Kernels, OfRows, PAIR};
 
 /// Up to sixteen rows of one matrix, and how much errors in each column matter.
 #[derive(Clone, Copy)]
@@ -17,8 +17,10 @@ pub(super) struct Rows<'a> {
 pub(super) enum Effort {
     /// The whole range.
     Nearest,
-    /// Every candidate.
-    Search,
+    /// Few candidates, for columns that matter alike.
+    Even,
+    /// More candidates, where some columns matter more: then the best scale lies further from that of the whole range.
+    Weighted,
 }
 
 impl<'a> Rows<'a> {
@@ -52,31 +54,42 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// First candidates, and those beside the best so far.
+type Tried = (&'static [f32], &'static [[f32; PAIR]]);
+
 /// Codes of blocks without a minimum, and what is tried.
+///
+/// Measured on six matrices of SmolLM2, in shares of the error of the ten to fourteen candidates that were tried before: evenly -8 1.007,
+/// -16 1.001, -32 0.93, -4 1.002; by the weights of an importance matrix 0.991, 0.964, 0.93, 0.997.
 pub(super) const fn symmetric(low: i32, in_f16: bool, effort: Effort) -> BlockSearch<'static> {
-    let (ends, near): (&[f32], &[f32]) = match (effort, low) {
+    let (ends, near): Tried = match (effort, low) {
         (Effort::Nearest, _) => (&[], &[]),
-        (_, -4) => (&[-4.6, -4.2, -3.8, -3.4, -3.0, 4.0, 3.6, 3.2, 2.8, 2.4], NEAR),
-        (_, -8) => (&[-8.6, -8.2, -7.8, -7.4, -7.0, 7.6, 7.2, 6.8], NEAR),
-        (_, -16) => (&[-16.5, -16.0, -15.6, -15.2, 15.5, 15.2], NEAR),
-        _ => (&[-32.4, -32.0, -31.6, -31.2, 31.4, 31.0], NEAR),
+        (Effort::Even, -4) => (&[-4.5, -3.6, -2.9, 3.4], &[[0.96, 1.04]]),
+        (Effort::Even, -8) => (&[-8.5, -7.3], &[[0.97, 1.03]]),
+        (Effort::Even, -16) => (&[-16.4, -15.2], &[[0.98, 1.02]]),
+        (Effort::Even, _) => (&[-32.4, -31.2, -30.2, 31.2], &[[0.985, 1.015]]),
+        (Effort::Weighted, -4) => (&[-4.6, -3.9, -3.2, -2.6, 3.6, 2.8], &[[0.96, 1.04], [0.98, 1.02]]),
+        (Effort::Weighted, -8) => (&[-8.6, -7.9, -7.2, -6.5, 7.5, 6.9], &[[0.97, 1.03], [0.985, 1.015]]),
+        (Effort::Weighted, -16) => (&[-16.6, -15.8, -15.0, -14.2], &[[0.98, 1.02], [0.99, 1.01]]),
+        (Effort::Weighted, _) => (&[-32.4, -31.2, -30.2, 31.2], &[[0.98, 1.02], [0.99, 1.01]]),
     };
     BlockSearch { low, high: -low - 1, ends, near, in_f16, negative_minimum: false }
 }
 
 /// Codes of blocks with a minimum, and what is tried.
+///
+/// Measured as above, on values with the heavy tails of Student's t: evenly 3 0.989, 15 1.008; by weights 0.994, 0.997; 31 0.997 both ways.
 pub(super) const fn affine(high: i32, in_f16: bool, effort: Effort) -> BlockSearch<'static> {
-    let (ends, near): (&[f32], &[f32]) = match (effort, high) {
+    let (ends, near): Tried = match (effort, high) {
         (Effort::Nearest, _) => (&[], &[]),
-        (_, 3) => (&[2.2, 2.5, 2.8, 3.1, 3.4, 3.7, 4.0, 4.4], NEAR),
-        (_, 15) => (&[14.2, 14.6, 15.0, 15.4, 15.8, 16.2], NEAR),
-        _ => (&[29.5, 30.0, 30.4, 30.8, 31.2, 31.6], NEAR),
+        (_, 3) => (&[2.5, 3.2], &[[0.9, 1.1], [0.95, 1.05]]),
+        (Effort::Even, 15) => (&[14.0, 15.2], &[[0.97, 1.03], [0.985, 1.015]]),
+        (Effort::Weighted, 15) => (&[13.8, 14.6, 15.4, 16.2], &[[0.98, 1.02], [0.99, 1.01]]),
+        (Effort::Even, _) => (&[29.0, 30.0, 30.8, 31.6], &[[0.985, 1.015], [0.993, 1.007]]),
+        (Effort::Weighted, _) => (&[28.4, 29.2, 30.0, 30.6, 31.2, 31.8], &[[0.985, 1.015], [0.993, 1.007]]),
     };
     BlockSearch { low: 0, high, ends, near, in_f16, negative_minimum: !in_f16 }
 }
-
-/// Beside the best of the first candidates, and it once more.
-const NEAR: &[f32] = &[1.0, 0.985, 1.015, 1.0];
 
 /// As a finite f16, which is what scales of blocks are stored as.
 pub(super) fn stored(value: f32) -> f32 {
