@@ -5,6 +5,7 @@ mod pieces;
 use std::path::{Path, PathBuf};
 
 use pieces::{Pieces, Token};
+use reweight_quant::error::FileError;
 use reweight_quant::store::Model;
 
 /// Why a text cannot be used.
@@ -17,6 +18,9 @@ pub enum TextError {
         /// The model.
         path: PathBuf,
     },
+    /// A tokenizer of a GGUF file that has no counterpart.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The tokenizer cannot be read or used.
     #[error("`{}`, tokenizer.json: {what}", path.display())]
     Tokenizer {
@@ -74,7 +78,7 @@ impl Tokenizer {
     /// `TextError` where there is none, or it cannot be read.
     pub fn of(model: &Model) -> Result<Self, TextError> {
         let path = model.path().to_owned();
-        let file = model.side_files().iter().find(|file| file.name == "tokenizer.json");
+        let file = model.side_files()?.iter().find(|file| file.name == "tokenizer.json");
         let file = file.ok_or_else(|| TextError::NoTokenizer { path: path.clone() })?;
         let wrong = |error: tokenizers::Error| TextError::Tokenizer { path: path.clone(), what: error.to_string() };
         let mut inner = tokenizers::Tokenizer::from_bytes(&*file.bytes).map_err(wrong)?;

@@ -13,7 +13,7 @@ pub const TENSORS_IN_FLIGHT: usize = 2;
 /// Bytes of a piece of a tensor that is cast or copied.
 pub const PIECE_BYTES: usize = 8 << 20;
 /// A tensor of at most this many bytes, before and after, is worked on by one thread.
-const SMALL_BYTES: usize = 4 << 20;
+pub const SMALL_BYTES: usize = 4 << 20;
 /// What the process needs besides buffers: program, allocator, thread stacks. A run of the bundled model takes 5 MB.
 const BASE_BYTES: usize = 6 << 20;
 /// What one tensor's name, plan and report take, about.

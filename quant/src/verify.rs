@@ -10,7 +10,7 @@ use crate::manifest::{Manifest, SCHEMA, digest_of};
 use crate::store::Model;
 use crate::store::folder::Folder;
 use crate::store::model::MANIFEST_NAME;
-use crate::stream::part_digests;
+use crate::stream::{self, part_digests};
 
 /// What a verification found.
 #[derive(Clone, Debug, Serialize)]
@@ -21,8 +21,9 @@ pub struct Verification {
     pub n_files: usize,
     /// BLAKE3 over all written tensors, as the manifest states it.
     pub target_digest: String,
-    /// BLAKE3 over all source tensors, as the manifest states it.
-    pub source_digest: String,
+    /// BLAKE3 over all source tensors, as the manifest states it; a GGUF file does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_digest: Option<String>,
     /// What differs; empty where all holds.
     pub problems: Vec<Problem>,
 }
@@ -59,11 +60,19 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, FileError> {
     serde_json::from_value(document).map_err(|error| malformed(error.to_string()))
 }
 
-/// Compares a folder with its manifest. Cost: reads every byte once.
+/// Compares a folder with its manifest, or a GGUF file with the digests among its keys. Cost: reads every byte once.
 ///
 /// # Errors
 /// `FileError` where the manifest or the model cannot be read at all.
 pub fn verify(folder: &Path) -> Result<Verification, Error> {
+    if !folder.join(MANIFEST_NAME).exists()
+        && folder.exists()
+        && let Some(gguf) = Model::open(folder)?.gguf()
+    {
+        let what = "expected `reweight.blake3` among its keys, which reweight writes into every GGUF file it makes";
+        let none = || FileError::NoModel { path: folder.to_owned(), what: what.to_owned() };
+        return Ok(stream::verify_gguf(gguf).ok_or_else(none)?);
+    }
     let manifest = read_manifest(folder)?;
     let model = Model::open(folder)?;
     let mut problems = Vec::new();
@@ -105,7 +114,7 @@ pub fn verify(folder: &Path) -> Result<Verification, Error> {
         n_tensors: manifest.tensors.len(),
         n_files: manifest.files.len(),
         target_digest: manifest.target_digest,
-        source_digest: manifest.source_digest,
+        source_digest: Some(manifest.source_digest),
         problems,
     })
 }

@@ -226,9 +226,9 @@ pub(crate) struct Quantize {
     ///
     /// How the files of TARGET are laid out: `compressed-tensors` as the library of that name does; `awq` as `AutoAWQ` (version gemm,
     /// 4 bits, asymmetric); `gptq` as `AutoGPTQ` (2, 3, 4 or 8 bits, symmetric), `gptq-v2` with zeros as they are. These three
-    /// hold one scheme for all and floats in f16. `gguf` is one file for llama.cpp, with schemes such as `q4_k_m`, `q4_0`, `q8_0` or `f16`.
-    /// `reweight` holds every scheme in safetensors (docs/format.md); it is the default where one is asked for that the others
-    /// cannot hold.
+    /// hold one scheme for all and floats in f16. `gguf` is one file for llama.cpp, with schemes such as `q4_k_m`, `q4_0`, `q8_0` or `f16`;
+    /// a TARGET that does not end in .gguf becomes a folder of files of at most --max-shard-size. `reweight` holds every scheme in safetensors
+    /// (docs/format.md); it is the default where one is asked for that the others cannot hold.
     #[arg(long, value_enum, value_name = "CONTAINER", hide_possible_values = true)]
     pub(crate) to: Option<Container>,
 

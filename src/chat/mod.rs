@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, escape_formatter};
+use reweight_quant::error::FileError;
 use reweight_quant::memory;
 use reweight_quant::store::Model;
 use serde_json::{Map, Value as Json};
@@ -54,6 +55,9 @@ pub enum ChatError {
         /// The model.
         path: PathBuf,
     },
+    /// A tokenizer of a GGUF file that has no counterpart.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A template that cannot be read.
     #[error("`{}`, {file}: {what}", path.display())]
     Template {
@@ -347,7 +351,7 @@ fn join(
 
 /// A JSON file of the model, null where it is not there.
 fn json_file(model: &Model, file: &'static str) -> Result<Json, ChatError> {
-    let Some(found) = model.side_files().iter().find(|side| side.name == file) else { return Ok(Json::Null) };
+    let Some(found) = model.side_files()?.iter().find(|side| side.name == file) else { return Ok(Json::Null) };
     serde_json::from_slice(&found.bytes).map_err(|error| ChatError::Template {
         path: model.path().to_owned(),
         file,
@@ -366,7 +370,7 @@ type Templates = BTreeMap<String, String>;
 fn templates(model: &Model, tokenizer: &Json) -> Result<(&'static str, Templates), ChatError> {
     const FILE: &str = "chat_template.jinja";
     let path = || model.path().to_owned();
-    let (file, wrong) = if let Some(found) = model.side_files().iter().find(|side| side.name == FILE) {
+    let (file, wrong) = if let Some(found) = model.side_files()?.iter().find(|side| side.name == FILE) {
         match std::str::from_utf8(&found.bytes) {
             Ok(text) => return Ok((FILE, BTreeMap::from([(DEFAULT.to_owned(), text.to_owned())]))),
             Err(error) => (FILE, error.to_string()),

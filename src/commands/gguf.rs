@@ -7,13 +7,14 @@ use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::pack::gguf::{Mix, WRITTEN};
 use reweight_quant::pattern::Pattern;
-use reweight_quant::plan::Method;
+use reweight_quant::plan::{Method, Plan, PlanOptions};
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
 use reweight_quant::store::gguf::GgmlType;
 use reweight_quant::stream::{
     Control, GgufOptions, GgufOutcome, GgufPlan, GgufTensor, StagingOptions, check_target, write_gguf,
 };
+use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
 use super::guidance;
@@ -76,7 +77,15 @@ pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui)
     if let Some(what) = model.quant_method() {
         return Err(reweight_quant::error::PlanError::AlreadyQuantized { model: model.path().to_owned(), what }.into());
     }
-    let options = GgufOptions { mix, method, overrides, keep, repack: false };
+    let options = GgufOptions {
+        mix,
+        method,
+        overrides,
+        keep,
+        repack: false,
+        compare: ui.json(),
+        max_shard_bytes: max_shard_bytes(&arguments.target, &arguments.writing),
+    };
     let (target, writing) = (arguments.target.as_path(), &arguments.writing);
     // What cannot be done is told before statistics are gathered.
     let plan = plan(&model, &options, target, writing)?;
@@ -85,7 +94,35 @@ pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui)
     } else {
         guidance::statistics(&arguments.guidance, method, &model, kernels, ui)?
     };
-    run(Run { model: &model, plan, method: Some(method), statistics, target, writing, started }, kernels, ui)
+    let scaled = match &statistics {
+        Some(statistics) if method.scales() => {
+            let stand_in = stand_in(&model, &options)?;
+            // Norms are f32 in the file.
+            let dtypes = (kernels, Some(Dtype::F32));
+            Some(guidance::scale(&arguments.guidance, &model, &stand_in, statistics, dtypes, ui)?)
+        }
+        _ => None,
+    };
+    let model = scaled.as_ref().map_or(&model, |scaled| &scaled.model);
+    let plan = if scaled.is_some() { GgufPlan::new(model, &options)? } else { plan };
+    run(Run { model, plan, method: Some(method), statistics, target, writing, started }, kernels, ui)
+}
+
+/// The plan that factors are searched by: groups as near to the blocks of most tensors as there are, with as many bits.
+fn stand_in(model: &Model, options: &GgufOptions) -> anyhow::Result<Plan> {
+    let scheme = match options.mix.base() {
+        GgmlType::Q2_K => "int2-g32",
+        GgmlType::Q3_K => "int3-g32-sym",
+        GgmlType::Q4_1 | GgmlType::Q4_K => "int4-g32",
+        GgmlType::Q5_0 => "int5-g32-sym",
+        GgmlType::Q5_1 | GgmlType::Q5_K => "int5-g32",
+        GgmlType::Q6_K => "int6-g32-sym",
+        GgmlType::Q8_0 | GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => "int8-g32-sym",
+        _ => "int4-g32-sym",
+    };
+    let scheme = scheme.parse().map_err(reweight_quant::Error::from)?;
+    let plan = PlanOptions { keep: options.keep.clone(), ..PlanOptions::new(scheme, options.method) };
+    Ok(Plan::new(model, &plan)?)
 }
 
 pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
@@ -107,6 +144,8 @@ pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -
         overrides: Vec::new(),
         keep: Vec::new(),
         repack: !arguments.requantize,
+        compare: arguments.requantize && ui.json(),
+        max_shard_bytes: max_shard_bytes(&arguments.target, &arguments.writing),
     };
     let (target, writing) = (arguments.target.as_path(), &arguments.writing);
     let plan = plan(&model, &options, target, writing)?;
@@ -131,12 +170,17 @@ fn refuse(arguments: &Quantize) -> anyhow::Result<()> {
 
 fn method(arguments: &Quantize) -> anyhow::Result<Method> {
     match arguments.method {
-        None | Some(args::Method::Search) => Ok(Method::Search),
-        Some(args::Method::Rtn) => Ok(Method::Rtn),
-        Some(args::Method::Awq | args::Method::Gptq | args::Method::Best) => {
-            let problem = Problem::usage("`--to gguf` chooses codes by rtn or search");
-            Err(problem.hint("fold scales first: `quantize --method awq --only-fold`, then the result to gguf").into())
+        None => Ok(Method::Search),
+        Some(args::Method::Gptq | args::Method::Best) => {
+            let problem = Problem::usage("`--to gguf` chooses codes by rtn, search or awq");
+            let hint = "the codes of `--method best --scheme int4-g32-sym --scale-dtype f16 --to compressed-tensors` are kept \
+                        as Q4_0 by `convert --to gguf`; int5 and int8 likewise";
+            Err(problem.hint(hint).into())
         }
+        Some(args::Method::Awq) if arguments.guidance.paper => {
+            Err(Problem::usage("`--to gguf` takes no --paper: blocks are searched").into())
+        }
+        asked => guidance::method(asked, &arguments.guidance),
     }
 }
 
@@ -147,12 +191,14 @@ fn block_type(text: &str) -> anyhow::Result<GgmlType> {
     Ok(found.ok_or_else(problem)?)
 }
 
+/// A target that is no `.gguf` file is a folder, of files of that size at most.
+fn max_shard_bytes(target: &Path, writing: &Writing) -> Option<usize> {
+    let is_file = target.extension().is_some_and(|extension| extension == "gguf");
+    (!is_file).then(|| usize::try_from(writing.max_shard_size.0).unwrap_or(usize::MAX))
+}
+
 /// What is to be written, where the target may be.
 fn plan(model: &Model, options: &GgufOptions, target: &Path, writing: &Writing) -> anyhow::Result<GgufPlan> {
-    if target.extension().is_none_or(|extension| extension != "gguf") {
-        let problem = Problem::usage(format!("`{}` is to be a GGUF file", target.display()));
-        return Err(problem.hint("end its name in .gguf").into());
-    }
     check_target(model.path(), target, writing.force)?;
     Ok(GgufPlan::new(model, options)?)
 }

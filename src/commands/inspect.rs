@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use reweight::eval::SavedLogits;
 use reweight_quant::engines::{Engine, Finding, check_model};
+use reweight_quant::error::FileError;
 use reweight_quant::pattern::Pattern;
 use reweight_quant::roles::role;
 use reweight_quant::stats::Statistics;
@@ -61,7 +62,7 @@ pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
     if let Some(pattern) = &pattern {
         pattern.check(&model)?;
     }
-    let mut document = document(&model, |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name)));
+    let mut document = document(&model, |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name)))?;
     document.engine = arguments.engine.map(|choice| {
         let findings = check_model(choice.into(), &model);
         EngineDocument { name: choice.into(), loads: engine::loads(&findings), findings }
@@ -75,7 +76,7 @@ pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
     Ok(if loads { Status::Done } else { Status::CheckFailed })
 }
 
-fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Document<'_> {
+fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Result<Document<'_>, FileError> {
     let shown: Vec<&Weight> = model.weights().iter().filter(|weight| wanted(&weight.name)).collect();
     let model_type = model.config_text("model_type");
     let (total, n_parameters) =
@@ -91,7 +92,7 @@ fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Document<'_> {
         role: role(weight, model_type).kept_because().unwrap_or("linear"),
         bytes: weight.stored_bytes(),
     });
-    Document {
+    Ok(Document {
         layout: match model.layout() {
             ModelLayout::Folder => "folder",
             ModelLayout::Safetensors => "safetensors",
@@ -105,9 +106,9 @@ fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Document<'_> {
         bits_per_weight: total as f64 * 8.0 / n_parameters.max(1) as f64,
         stored_as,
         tensors: tensors.collect(),
-        files: model.side_files().iter().map(|file| file.name.as_str()).collect(),
+        files: model.side_files()?.iter().map(|file| file.name.as_str()).collect(),
         engine: None,
-    }
+    })
 }
 
 fn show(document: &Document<'_>, ui: &Ui) -> anyhow::Result<()> {

@@ -268,10 +268,10 @@ fn gguf_takes_codes_as_they_are_or_says_why_not() {
         run(&dir, &format!("convert {scheme} {scheme}.gguf --to gguf --requantize --scheme q4_0")).expect_status(0);
     }
     let rows = [
-        ("quantize source t --to gguf", "is to be a GGUF file"),
         ("quantize source t.gguf --to gguf --scheme int4-g32", "unknown GGUF type \"int4-g32\""),
         ("quantize source t.gguf --to gguf --tensor *.q_proj.*=q9_z", "unknown GGUF type \"q9_z\""),
-        ("quantize source t.gguf --to gguf --method gptq", "chooses codes by rtn or search"),
+        ("quantize source t.gguf --to gguf --method gptq", "chooses codes by rtn, search or awq"),
+        ("quantize source t.gguf --to gguf --method awq", "needs to know what goes through the model"),
         ("quantize source t.gguf --to gguf --resume", "takes no --resume"),
         ("convert int4-g32-sym t.gguf --to gguf --resume", "takes no --resume"),
         ("quantize int4-g32 t.gguf --to gguf", "is quantized already"),
@@ -281,5 +281,55 @@ fn gguf_takes_codes_as_they_are_or_says_why_not() {
         let ran = run(&dir, words).expect_status(2);
         assert!(ran.stderr.contains(expected), "{words}: {}", ran.stderr);
         assert!(!dir.path().join("t.gguf").exists(), "{words}");
+    }
+}
+
+#[test]
+fn gguf_models_are_split_and_read_whole() {
+    let dir = llama();
+    run(&dir, "quantize source one.gguf --to gguf --scheme q4_k").expect_status(0);
+    run(&dir, "quantize source several --to gguf --scheme q4_k --max-shard-size 150KB").expect_status(0);
+    let names = || -> Vec<String> {
+        let folder = fs::read_dir(dir.path().join("several")).expect("a folder");
+        let mut names: Vec<String> =
+            folder.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let n = names().len();
+    assert!(n > 2, "{:?}", names());
+    let expected: Vec<String> = (1..=n).map(|file| format!("model-{file:05}-of-{n:05}.gguf")).collect();
+    assert_eq!(names(), expected);
+    for first in ["several".to_owned(), format!("several/{}", expected[0])] {
+        let same: Value = run(&dir, &format!("diff one.gguf {first} --json")).expect_status(0).document();
+        assert_eq!(same["identical"], true, "{first}");
+        run(&dir, &format!("verify {first}")).expect_status(0);
+    }
+    let later = run(&dir, &format!("inspect several/{}", expected[1])).expect_status(2);
+    assert!(later.stderr.contains("name the first"), "{}", later.stderr);
+    fs::copy(dir.path().join("several").join(&expected[1]), dir.path().join("several").join(&expected[2]))
+        .expect("copied");
+    let twice = run(&dir, "inspect several").expect_status(2);
+    assert!(twice.stderr.contains("split.no"), "{}", twice.stderr);
+    fs::remove_file(dir.path().join("several").join(&expected[2])).expect("removed");
+    let missing = run(&dir, "inspect several");
+    assert!(missing.status >= 2 && missing.stderr.contains(&expected[2]), "{}", missing.stderr);
+}
+
+#[test]
+fn gguf_files_tell_whether_they_are_whole() {
+    let dir = llama();
+    run(&dir, "quantize source t.gguf --to gguf --scheme q4_0").expect_status(0);
+    let whole: Value = run(&dir, "verify t.gguf --json").expect_status(0).document();
+    assert_eq!((&whole["ok"], &whole["n_files"]), (&json!(true), &json!(1)));
+    let path = dir.path().join("t.gguf");
+    let bytes = fs::read(&path).expect("it is written");
+    let key = bytes.windows(12).position(|window| window == b"rms_epsilon\x06").expect("a key") + 15;
+    for (place, name) in [(bytes.len() - 1000, "output_norm.weight"), (key, "metadata")] {
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        let ran = run(&dir, "verify t.gguf").expect_status(1);
+        assert!(ran.stdout.contains(name) && ran.stdout.contains("do NOT all hold"), "{}", ran.stdout);
     }
 }

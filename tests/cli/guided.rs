@@ -156,6 +156,24 @@ fn the_folded_model_predicts_what_the_original_does() {
 }
 
 #[test]
+fn channels_are_scaled_on_the_way_into_a_gguf_file() {
+    let dir = Dir::new();
+    run(&dir, "calibrate demo stats.safetensors --tokens 4096");
+    std::fs::write(dir.path().join("demo.txt"), demo::HELDOUT_TEXT).expect("written");
+    let loss = |model: &str| {
+        run(&dir, &format!("eval {model} --text demo.txt --max-tokens 8192 --json")).document::<Loss>().nll
+    };
+    // In f32 nothing is rounded, so that only a wrong fold could change what the model says.
+    run(&dir, "quantize demo f32.gguf --to gguf --scheme f32 --method awq --stats stats.safetensors");
+    assert!((loss("demo") - loss("f32.gguf")).abs() < 1e-5);
+    let document = Cmd::new("diff demo f32.gguf --json").in_dir(&dir).run().expect_status(0);
+    assert!(document.stdout.contains("\"identical\": false"), "nothing was scaled");
+    let text = Cmd::new("quantize demo text.gguf --to gguf --scheme q4_0 --method awq --text demo --tokens 4096");
+    text.in_dir(&dir).run().expect_status(0);
+    assert!(loss("text.gguf") < loss("demo") + 0.05);
+}
+
+#[test]
 fn what_cannot_be_had_is_refused_before_any_work() {
     let dir = Dir::new();
     run(&dir, "calibrate demo stats.safetensors --tokens 512");

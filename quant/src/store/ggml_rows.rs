@@ -48,7 +48,7 @@ impl GgmlRows {
         }
         Ok(Self {
             ty: info.ty,
-            bytes: file.bytes().clone(),
+            bytes: file.file_of(info).1.clone(),
             range: start..end,
             row_order: tensor.row_order,
             vector: tensor.shape.len() < 2,

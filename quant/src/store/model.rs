@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::error::FileError;
 use crate::pack::{self, Container};
 use crate::store::disk::is_plain_name;
 use crate::store::folder::Folder;
-use crate::store::gguf::GgufFile;
+use crate::store::gguf::{GgufFile, is_later_file};
 use crate::store::safetensors::SafetensorsFile;
 use crate::store::weight::{PlainTensor, Storage, Weight};
 use crate::store::{Bytes, GgmlRows, Scaling, natural};
@@ -34,9 +34,13 @@ pub struct Model {
     layout: ModelLayout,
     weights: Vec<Weight>,
     config: Option<Value>,
-    side_files: Vec<SideFile>,
+    side_files: SideFiles,
     left_behind: Vec<String>,
+    gguf: Option<Arc<GgufFile>>,
 }
+
+/// Files that go with the weights. Those of a GGUF file are made of its metadata when they are asked for.
+type SideFiles = OnceLock<Vec<SideFile>>;
 
 /// Which layout a model came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,41 +103,46 @@ impl Model {
         let weights = join_quantized(weights, config.as_ref())?;
         let mut model = Self::new(folder.root(), ModelLayout::Folder, weights);
         model.config = config;
+        let mut side_files = Vec::new();
         for name in names {
             if is_side_file(&name) {
-                model.side_files.push(SideFile { bytes: folder.bytes(&name)?, name });
+                side_files.push(SideFile { bytes: folder.bytes(&name)?, name });
             } else if !is_weights_of_folder(&name) {
                 model.left_behind.push(name);
             }
         }
+        model.side_files = side_files.into();
         Ok(model)
     }
 
     fn open_gguf(file: &Path, path: &Path) -> Result<Self, FileError> {
-        let gguf = GgufFile::parse(file, Bytes::map(file)?)?;
-        let view = gguf.hugging_face()?;
-        let name = Arc::new(file.to_owned());
-        let mut weights = Vec::with_capacity(view.tensors.len());
-        for tensor in view.tensors {
+        let gguf = GgufFile::open(file)?;
+        let (tensors, config) = gguf.hugging_face_model()?;
+        let mut weights: Vec<Weight> = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
             let rows = GgmlRows::of(&gguf, &tensor)?;
+            let path = gguf.file_of(&gguf.tensors()[tensor.source]).0;
+            let same = weights.last().filter(|weight| weight.file.as_path() == path);
+            let file = same.map_or_else(|| Arc::new(path.to_owned()), |weight| Arc::clone(&weight.file));
             weights.push(Weight {
                 name: tensor.name,
                 shape: tensor.shape,
-                file: Arc::clone(&name),
+                file,
                 storage: Storage::Ggml(rows),
                 scaling: None,
             });
         }
         let mut model = Self::new(path, ModelLayout::Gguf, weights);
-        model.config = Some(view.config);
-        model.side_files =
-            view.files.into_iter().map(|(name, bytes)| SideFile { name, bytes: Bytes::from_vec(bytes) }).collect();
+        model.config = Some(config);
+        model.side_files = SideFiles::new();
+        model.gguf = Some(Arc::new(gguf));
         Ok(model)
     }
 
     fn new(path: &Path, layout: ModelLayout, mut weights: Vec<Weight>) -> Self {
         weights.sort_by(|a, b| natural::compare(&a.name, &b.name));
-        Self { path: path.to_owned(), layout, weights, config: None, side_files: Vec::new(), left_behind: Vec::new() }
+        let (config, left_behind, gguf) = (None, Vec::new(), None);
+        Self { path: path.to_owned(), layout, weights, config, side_files: Vec::new().into(), left_behind, gguf }
     }
 
     /// Where it is, for messages.
@@ -221,9 +230,24 @@ impl Model {
     }
 
     /// Files that go with the weights; `config.json` is not among them.
+    ///
+    /// Cost: rebuilds the tokenizer of a GGUF file, once.
+    ///
+    /// # Errors
+    /// `FileError::Unsupported` and `FileError::Malformed` for a tokenizer of a GGUF file that has no counterpart.
+    pub fn side_files(&self) -> Result<&[SideFile], FileError> {
+        if let (Some(gguf), None) = (&self.gguf, self.side_files.get()) {
+            let file = |(name, bytes)| SideFile { name, bytes: Bytes::from_vec(bytes) };
+            let files = gguf.hugging_face_files()?.into_iter().map(file).collect();
+            return Ok(self.side_files.get_or_init(|| files));
+        }
+        Ok(self.side_files.get().map_or(&[], Vec::as_slice))
+    }
+
+    /// The GGUF file that it was read from.
     #[must_use]
-    pub fn side_files(&self) -> &[SideFile] {
-        &self.side_files
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        self.gguf.as_deref()
     }
 
     /// Files of the folder that are neither weights in use nor carried over.
@@ -268,7 +292,7 @@ fn find_single(folder: &Folder, names: &[String]) -> Result<Single, FileError> {
         return Ok(Single::Safetensors(SINGLE_NAME.to_owned()));
     }
     let with = |extension: &str| -> Vec<&String> {
-        names.iter().filter(|name| !name.contains('/') && name.ends_with(extension)).collect()
+        names.iter().filter(|name| !name.contains('/') && name.ends_with(extension) && !is_later_file(name)).collect()
     };
     match (with(".safetensors")[..].as_ref(), with(".gguf")[..].as_ref()) {
         ([one], _) => Ok(Single::Safetensors((*one).clone())),

@@ -20,6 +20,7 @@ use crate::stats::Statistics;
 use crate::store::Model;
 
 pub use check::part_digests;
+pub(crate) use gguf::verify as verify_gguf;
 pub use gguf::{GgufOptions, GgufOutcome, GgufPlan, GgufTensor, write_gguf};
 pub use journal::Record;
 pub use shards::shard_name;

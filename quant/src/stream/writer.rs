@@ -204,7 +204,7 @@ fn write_side_files(
     if let Some((name, text)) = shards::index(plan) {
         write(&name, text.as_bytes())?;
     }
-    for file in model.side_files() {
+    for file in model.side_files()? {
         write(&file.name, &file.bytes)?;
     }
     digests.sort();

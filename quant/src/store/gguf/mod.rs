@@ -8,6 +8,7 @@
 mod dequantize;
 mod hugging_face;
 mod parse;
+mod split;
 mod types;
 mod value;
 
@@ -23,14 +24,19 @@ pub use dequantize::dequantize;
 pub(crate) use hugging_face::export;
 pub use hugging_face::{HfTensor, HfView, KNOWN_ARCHITECTURES, RowOrder};
 pub use parse::{MAX_KEY_BYTES, MAX_KEYS, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
+pub use split::is_later_file;
+pub(crate) use split::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
 pub use types::GgmlType;
 pub use value::{Array, Value};
 
-/// A GGUF file whose structure has been checked: every tensor lies inside the file and overlaps no other.
+/// A GGUF file whose structure has been checked: every tensor lies inside the file and overlaps no other. It may have been
+/// split into several, which [`GgufFile::open`] presents as one.
 #[derive(Clone, Debug)]
 pub struct GgufFile {
     path: PathBuf,
     bytes: Bytes,
+    /// The files after the first of a model that was split.
+    others: Vec<(PathBuf, Bytes)>,
     version: u32,
     alignment: usize,
     metadata: Vec<(String, Value)>,
@@ -47,6 +53,8 @@ pub struct TensorInfo {
     pub ty: GgmlType,
     /// Dimensions, slowest first as Hugging Face writes them: ggml's order reversed. A row is the last dimension.
     pub shape: Vec<usize>,
+    /// Which file the bytes are in, where a model was split.
+    pub file: usize,
     /// Where the bytes lie in the file.
     pub range: Range<usize>,
 }
@@ -114,16 +122,36 @@ impl GgufFile {
         parse::parse(path, bytes)
     }
 
+    /// Maps and reads a file, and those that it was split into where it is the first of several.
+    ///
+    /// # Errors
+    /// As [`GgufFile::parse`]; `FileError::Io` for files that are missing; `FileError::Unsupported` for one of several files that is not the first.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        split::open(path)
+    }
+
     /// The path given to [`GgufFile::parse`].
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The bytes of the whole file.
+    /// Path and bytes of the whole file that a tensor lies in.
+    ///
+    /// # Panics
+    /// Where the description is of another model.
     #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub fn file_of(&self, tensor: &TensorInfo) -> (&Path, &Bytes) {
+        match tensor.file.checked_sub(1) {
+            None => (&self.path, &self.bytes),
+            Some(other) => (&self.others[other].0, &self.others[other].1),
+        }
+    }
+
+    /// How many files were read as this one.
+    #[must_use]
+    pub fn n_files(&self) -> usize {
+        1 + self.others.len()
     }
 
     /// The format version, 2 or 3.
@@ -160,7 +188,7 @@ impl GgufFile {
     #[must_use]
     pub fn tensor(&self, index: usize) -> Option<Tensor<'_>> {
         let info = self.tensors.get(index)?;
-        Some(Tensor { info, bytes: self.bytes.get(info.range.clone())? })
+        Some(Tensor { info, bytes: self.file_of(info).1.get(info.range.clone())? })
     }
 
     /// The position of the tensor of that name.

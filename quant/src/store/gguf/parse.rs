@@ -57,7 +57,16 @@ pub(super) fn parse(path: &Path, bytes: Bytes) -> Result<GgufFile, FileError> {
     })?;
     let Structure { version, alignment, metadata, tensors } = structure;
     let tensor_by_name = tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
-    Ok(GgufFile { path: path.to_owned(), bytes, version, alignment, metadata, tensors, tensor_by_name })
+    Ok(GgufFile {
+        path: path.to_owned(),
+        bytes,
+        others: Vec::new(),
+        version,
+        alignment,
+        metadata,
+        tensors,
+        tensor_by_name,
+    })
 }
 
 struct Structure {
@@ -243,7 +252,7 @@ fn placed(raw: RawTensor, alignment: usize, data_start: usize, file_bytes: usize
     };
     // An empty tensor has no place that matters; give it one that can be sliced.
     let range = if range.is_empty() { 0..0 } else { range };
-    Ok(TensorInfo { name: raw.name, ty, shape, range })
+    Ok(TensorInfo { name: raw.name, ty, shape, file: 0, range })
 }
 
 /// Checks that names are unique and that no two tensors share a byte.

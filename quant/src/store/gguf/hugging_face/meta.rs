@@ -30,8 +30,10 @@ impl<'a> Meta<'a> {
         if let Some(kind) = meta.text("general.type")?.filter(|kind| *kind != "model") {
             return Err(meta.unsupported(format!("a GGUF of type {}", quoted(kind))));
         }
-        if meta.count("split.count")?.is_some_and(|n| n > 1) {
-            return Err(meta.unsupported("a model split over several GGUF files (merge them first)".to_owned()));
+        if meta.count("split.count")?.is_some_and(|n| n > file.n_files()) {
+            return Err(
+                meta.unsupported("one of several files that a model was split over, without the others".to_owned())
+            );
         }
         meta.prefix = meta.text("general.architecture")?.ok_or_else(|| meta.missing("general.architecture"))?;
         let has_experts = meta.own_count("expert_count")?.is_some_and(|n| n > 0);

@@ -112,11 +112,25 @@ impl GgufFile {
     /// `FileError::Unsupported` for an architecture, tokenizer or feature that has no faithful counterpart here, named;
     /// `FileError::Malformed` where keys or tensors are missing or contradict each other.
     pub fn hugging_face(&self) -> Result<HfView, FileError> {
+        let (tensors, config) = self.hugging_face_model()?;
+        Ok(HfView { tensors, config, files: self.hugging_face_files()? })
+    }
+
+    /// Tensors and `config.json` of [`GgufFile::hugging_face`].
+    ///
+    /// # Errors
+    /// As there, but for tokenizers.
+    pub fn hugging_face_model(&self) -> Result<(Vec<HfTensor>, Json), FileError> {
         let meta = Meta::of(self)?;
-        let tensors = tensors::tensors(&meta)?;
-        let config = config::config(&meta)?;
-        let files = tokenizer::files(&meta)?;
-        Ok(HfView { tensors, config, files })
+        Ok((tensors::tensors(&meta)?, config::config(&meta)?))
+    }
+
+    /// The files of [`GgufFile::hugging_face`]. Rebuilding a tokenizer takes longer than all the rest of reading a small model.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn hugging_face_files(&self) -> Result<Vec<(String, Vec<u8>)>, FileError> {
+        tokenizer::files(&Meta::of(self)?)
     }
 
     /// Writes rows of a Hugging Face tensor as `f32`, in Hugging Face order.

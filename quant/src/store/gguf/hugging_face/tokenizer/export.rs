@@ -27,6 +27,11 @@ const NO_MERGE: f32 = -1e6;
 /// # Errors
 /// `FileError::Unsupported` for tokenizers that llama.cpp does not have, or has under no known name.
 pub(in super::super) fn keys(model: &Model) -> Result<Vec<(String, Value)>, FileError> {
+    if let Some(gguf) = model.gguf() {
+        // As it is: nothing is lost on the way through other files.
+        let of_tokenizer = gguf.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer."));
+        return Ok(of_tokenizer.cloned().collect());
+    }
     let Some(tokenizer) = json(model, "tokenizer.json")? else {
         return Ok(vec![text("tokenizer.ggml.model", "none")]);
     };
@@ -67,7 +72,7 @@ pub(in super::super) fn keys(model: &Model) -> Result<Vec<(String, Value)>, File
     keys.push(flag("tokenizer.ggml.add_bos_token", settings["add_bos_token"].as_bool().unwrap_or(first)));
     keys.push(flag("tokenizer.ggml.add_eos_token", settings["add_eos_token"].as_bool().unwrap_or(last)));
     let template = settings["chat_template"].as_str().map(ToOwned::to_owned);
-    let file = model.side_files().iter().find(|file| file.name == "chat_template.jinja");
+    let file = model.side_files()?.iter().find(|file| file.name == "chat_template.jinja");
     let template = template.or_else(|| Some(String::from_utf8_lossy(&file?.bytes).into_owned()));
     keys.extend(template.map(|template| text("tokenizer.chat_template", &template)));
     Ok(keys)
@@ -82,7 +87,7 @@ fn flag(key: &str, value: bool) -> (String, Value) {
 }
 
 fn json(model: &Model, name: &str) -> Result<Option<Json>, FileError> {
-    let Some(file) = model.side_files().iter().find(|file| file.name == name) else { return Ok(None) };
+    let Some(file) = model.side_files()?.iter().find(|file| file.name == name) else { return Ok(None) };
     let malformed = |error: serde_json::Error| FileError::Malformed {
         path: model.path().join(Path::new(name)),
         format: "JSON",
