@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Our GGUF files beside llama-quantize's own, type by type, on SmolLM2.
 
-    REWEIGHT=target/release/reweight tools/compare-llama-gguf.py [--perplexity TEXT] [--times RUNS] [--imatrix FILE] [SCHEME...]
+    REWEIGHT=target/release/reweight tools/compare-llama-gguf.py [--perplexity TEXT [--chunks N]] [--loss TEXT..] [--times RUNS] [--imatrix FILE] [SCHEME...]
 
-Needs what tools/compare-llama-quantize.sh builds under target/llama.cpp (run it first). Both start from the same F16 file.
+Needs what tools/compare-llama-quantize.sh builds under target/llama.cpp (run it first). Both start from the same F16 file (F16, or the one that the script made).
 Printed for each type in a file: tensors, median and largest ratio of our mean squared error to llama.cpp's, and whether
-every tensor has the type that llama.cpp gives it. With --perplexity also what llama-perplexity makes of both (build it
-with `cmake --build target/llama.cpp/build --target llama-perplexity`; it runs with --no-repack, because the build of
-llama-cpp-python 0.3.36 ends in a segmentation fault with it, on its own files too). With --times both take turns so many times; printed
+every tensor has the type that llama.cpp gives it. With --perplexity also what llama-perplexity makes of both (tools/build-llama.sh builds
+it; it runs with --no-repack, because that of llama-cpp-python 0.3.36 ends in a segmentation fault otherwise, on its own files
+too), over --chunks windows of 512. With --loss what `reweight eval` makes of both, in f32, over --tokens of each text. With --times both take turns so many times; printed
 are the median wall and processor times of each and how many times as fast we are. --imatrix is given to both.
 """
 
@@ -38,9 +38,14 @@ def errors(reweight, source, file):
     return {row["name"]: (row["b"].split()[0], row["mse"]) for row in told["tensors"]}
 
 
-def perplexity(file, text):
-    words = [LLAMA / "build/bin/llama-perplexity", "-m", file, "-f", text, "-c", "512", "--no-repack"]
+def perplexity(file, text, chunks):
+    words = [LLAMA / "build/bin/llama-perplexity", "-m", file, "-f", text, "-c", "512", "--chunks", chunks, "--no-repack"]
     return float(re.search(r"PPL = ([0-9.]+)", run(*words)).group(1))
+
+
+def loss(reweight, file, text, tokens):
+    words = [reweight, "eval", file, "--text", text, "--context", "512", "--max-tokens", str(tokens), "--json"]
+    return json.loads(subprocess.check_output(words))["nll"]
 
 
 def timed(*words):
@@ -63,10 +68,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("schemes", nargs="*", default=SCHEMES, metavar="SCHEME")
     parser.add_argument("--perplexity", metavar="TEXT")
+    parser.add_argument("--loss", metavar="TEXT", nargs="+")
+    parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--chunks", type=int, default=16)
     parser.add_argument("--times", type=int, default=0, metavar="RUNS")
     parser.add_argument("--imatrix", metavar="FILE")
     options = parser.parse_args()
-    reweight, source = os.environ.get("REWEIGHT", str(ROOT / "target/release/reweight")), LLAMA / "f16.gguf"
+    reweight, source = os.environ.get("REWEIGHT", str(ROOT / "target/release/reweight")), pathlib.Path(os.environ.get("F16", LLAMA / "f16.gguf"))
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = pathlib.Path(folder) / "ours.gguf", pathlib.Path(folder) / "theirs.gguf"
         for scheme in options.schemes:
@@ -90,9 +98,12 @@ def main():
                 race(options.times, our_words, their_words)
                 if scheme == "q4_0":
                     print("    by --method rtn, the whole range as llama-quantize takes it:")
-                    race(options.times, [*our_words, "--method", "rtn"], their_words)
+                    race(options.times, [*our_words[:-len(stats) or None], "--method", "rtn"], their_words)
+            for text in options.loss or []:
+                found = [loss(reweight, file, text, options.tokens) for file in (ours, theirs)]
+                print(f"    loss on {pathlib.Path(text).stem} {found[0]:.4f}, llama-quantize {found[1]:.4f}", flush=True)
             if options.perplexity:
-                found = [perplexity(file, options.perplexity) for file in (ours, theirs)]
+                found = [perplexity(file, options.perplexity, options.chunks) for file in (ours, theirs)]
                 print(f"    perplexity {found[0]:.4f}, llama-quantize {found[1]:.4f}")
 
 

@@ -1,8 +1,7 @@
 #!/bin/sh
 # Times llama.cpp's llama-quantize against reweight on the same SmolLM2 weights.
 #   REWEIGHT=target/release/reweight tools/compare-llama-quantize.sh [RUNS]
-# Needs tools/fetch-models, GNU time, a C++ compiler, python3. The first run fetches the source of
-# llama.cpp out of the PyPI package llama-cpp-python and builds it under target/llama.cpp (minutes).
+# Needs tools/fetch-models, GNU time, and what tools/build-llama.sh needs, which the first run calls (minutes).
 # The rivals take turns; printed are the median wall time, its ratio to llama-quantize, and the
 # largest resident set.
 set -eu
@@ -22,20 +21,6 @@ fail() {
 [ -x "$reweight" ] || fail "no binary at \`$reweight\` (set REWEIGHT)"
 [ -f "$gguf" ] || fail "no \`$gguf\`: run tools/fetch-models"
 /usr/bin/time -f %e true 2> /dev/null || fail "GNU time is needed at /usr/bin/time"
-
-build() {
-    mkdir -p "$work"
-    python3 -m venv "$work/venv"
-    "$work/venv/bin/pip" install --quiet cmake==4.4.4 ninja==1.13.2 scikit-build-core flit_core setuptools
-    PATH=$work/venv/bin:$PATH "$work/venv/bin/pip" download --quiet --no-deps --no-build-isolation \
-        --no-binary llama-cpp-python --dest "$work" "llama-cpp-python==$version"
-    tar -xzf "$work/llama_cpp_python-$version.tar.gz" -C "$work"
-    nice "$work/venv/bin/cmake" -G Ninja -S "$work/llama_cpp_python-$version/vendor/llama.cpp" -B "$work/build" \
-        -DCMAKE_MAKE_PROGRAM="$work/venv/bin/ninja" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
-        -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF \
-        -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF > "$work/configure.log"
-    nice "$work/venv/bin/cmake" --build "$work/build" --target llama-quantize > "$work/build.log"
-}
 
 # one NAME COMMAND...: runs it, appends "seconds kilobytes" to NAME.times
 one() {
@@ -59,7 +44,7 @@ report() {
         'BEGIN { printf "%-48s %7.3f s  %5.2fx  %6.0f MiB\n", what, time, time / base, mib }'
 }
 
-[ -x "$llama_quantize" ] || build
+"$here/tools/build-llama.sh" llama-quantize
 [ -f "$work/f16.gguf" ] || "$llama_quantize" --allow-requantize "$gguf" "$work/f16.gguf" F16 > "$work/f16.log" 2>&1
 rm -rf "$work/bf16"
 "$reweight" --quiet convert "$work/f16.gguf" "$work/bf16" --to bf16
