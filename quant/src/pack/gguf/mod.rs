@@ -55,7 +55,7 @@ pub fn encode_rows(
     assert_eq!(out.len(), values.len() / columns * row_bytes, "{ty}: bytes for the rows");
     let effort = match method {
         Method::Rtn => Effort::Nearest,
-        _ if weights.iter().all(|weight| *weight == 1.0) => Effort::Even,
+        _ if weights.iter().all(|weight| weight.to_bits() == 1.0_f32.to_bits()) => Effort::Even,
         _ => Effort::Weighted,
     };
     for (values, out) in values.chunks(BLOCK_ROWS * columns).zip(out.chunks_mut(BLOCK_ROWS * row_bytes)) {
