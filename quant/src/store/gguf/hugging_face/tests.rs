@@ -201,7 +201,7 @@ fn what_has_no_counterpart_is_refused_by_name() {
             "architecture \"mamba\" without experts (known: llama, qwen2",
         ),
         (llama().with(text("general.type", "adapter")), "a GGUF of type \"adapter\" is not supported"),
-        (llama().with(count("split.count", 2)), "split over several GGUF files"),
+        (llama().with(count("split.count", 2)), "one of several files that a model was split over, without the others"),
         (llama().with(text("llama.block_count", "x")), "key \"llama.block_count\" is string, expected a number"),
         (llama().with(count("llama.block_count", u32::MAX)), "4294967295 blocks, but only 11 tensors"),
         (llama().with(count("llama.block_count", 2)), "tensor \"blk.1.attn_norm.weight\" is missing"),
