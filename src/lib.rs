@@ -22,6 +22,7 @@ pub mod chat;
 pub mod demo;
 pub mod eval;
 pub mod model;
+pub mod sensitivity;
 pub mod text;
 
 pub use reweight_patches as patches;

@@ -141,6 +141,14 @@ pub enum PlanError {
         /// What stands against it.
         why: String,
     },
+    /// A recipe for another model.
+    #[error("the recipe names tensor {tensor:?}, which `{}` does not have", model.display())]
+    NotOfThisModel {
+        /// The tensor.
+        tensor: String,
+        /// The model.
+        model: PathBuf,
+    },
     /// Nothing is left to quantize.
     #[error("`{}` holds no tensor to quantize", model.display())]
     NothingToDo {
@@ -351,7 +359,7 @@ impl PlanError {
                 Some(format!("without --strict it would be stored as {fallback}"))
             }
             Self::AlreadyQuantized { .. } => {
-                Some("quantize the original, or `reweight convert` it to bf16 first".into())
+                Some("quantize the original or an 8-bit model, or `reweight convert` it to bf16 first".into())
             }
             Self::ContainerLimit { hint, .. } => Some(hint.clone()),
             Self::CannotRepack { .. } => Some("--requantize chooses new codes".into()),
@@ -362,6 +370,7 @@ impl PlanError {
                     .into(),
             ),
             Self::NothingToDo { .. } => Some("`reweight quantize --dry-run` says why each tensor is kept".into()),
+            Self::NotOfThisModel { .. } => Some("`reweight plan` makes a recipe for a model".into()),
             Self::NeedsFolder { .. } => Some("name the target without an extension".into()),
             Self::TargetIsSource { .. } | Self::Pattern { .. } | Self::CannotQuantize { .. } => None,
         }

@@ -4,6 +4,7 @@
 //! container, [`stream`] writes, checks and renames.
 
 pub mod awq;
+pub mod budget;
 pub mod compensate;
 pub mod diff;
 pub mod encode;
@@ -18,6 +19,7 @@ pub mod memory;
 pub mod pack;
 pub mod pattern;
 pub mod plan;
+pub mod recipe;
 pub mod requantize;
 pub mod roles;
 pub mod scheme;

@@ -6,5 +6,7 @@ pub const SAFETENSORS_HEADER_BYTES: usize = 100_000_000;
 pub const TENSOR_RANK: usize = 16;
 /// Largest JSON side file (`config.json`, an index), in bytes.
 pub const JSON_BYTES: u64 = 100_000_000;
+/// Largest recipe, in bytes: a line for each of half a million tensors.
+pub const RECIPE_BYTES: u64 = 50_000_000;
 /// Deepest level of folders searched for side files.
 pub const FOLDER_DEPTH: usize = 4;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::TensorError;
 use crate::plan::{Action, Plan};
+use crate::recipe::Recipe;
 use crate::store::Model;
 use crate::stream::Record;
 
@@ -22,6 +23,9 @@ pub struct Manifest {
     /// How codes were chosen; absent where nothing was quantized.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub method: Option<String>,
+    /// The recipe it was made by, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub recipe: Option<Recipe>,
     /// BLAKE3 over names and digests of all source tensors.
     pub source_digest: String,
     /// BLAKE3 over names and digests of all written tensors.
@@ -127,6 +131,7 @@ impl Manifest {
             schema: SCHEMA,
             tool: concat!("reweight ", env!("CARGO_PKG_VERSION")).to_owned(),
             method: plan.chooses_codes().then(|| plan.method.to_string()),
+            recipe: plan.recipe.clone(),
             source_digest: digest_of(tensors.iter().map(|tensor| (&tensor.name, &tensor.source_blake3))),
             target_digest,
             bits_per_weight: bits_per_weight(&tensors),

@@ -1,6 +1,7 @@
 //! What will happen to each tensor, and why, before any weight is read. A dry run prints exactly this.
 
 mod agree;
+mod named;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,10 +9,12 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use self::named::Named;
 use crate::error::PlanError;
 use crate::memory;
 use crate::pack::{Container, Matrix, PackedTensor, compressed_tensors, module_name};
 use crate::pattern::Pattern;
+use crate::recipe::Recipe;
 use crate::roles::{self, Role};
 use crate::scheme::{Group, Scheme};
 use crate::store::safetensors::NewTensor;
@@ -95,6 +98,8 @@ pub struct PlanOptions {
     pub max_shard_bytes: usize,
     /// A digest of the statistics that quantizing goes by.
     pub statistics: Option<String>,
+    /// Schemes for tensors by their whole names, before `scheme`; what it does not name is kept.
+    pub recipe: Option<Recipe>,
     /// How quantized weights are laid out.
     pub container: Container,
     /// What is done with weights that are quantized already.
@@ -104,7 +109,7 @@ pub struct PlanOptions {
 /// What a plan does with weights that are quantized already, in a container or in GGUF blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quantized {
-    /// Refuses containers; GGUF blocks are read as floats.
+    /// Refuses containers, unless all their codes have 8 bits; these and GGUF blocks are read as floats.
     #[default]
     Refuse,
     /// Takes the codes of containers as they are into another; everything else is copied.
@@ -127,6 +132,7 @@ impl PlanOptions {
             strict: false,
             max_shard_bytes: 5_000_000_000,
             statistics: None,
+            recipe: None,
             container: Container::CompressedTensors,
             quantized: Quantized::Refuse,
         }
@@ -146,6 +152,8 @@ pub struct Plan {
     pub container: Container,
     /// The options' digest of statistics.
     pub statistics: Option<String>,
+    /// The options' recipe.
+    pub recipe: Option<Recipe>,
     /// Bytes of all source tensors.
     pub bytes_in: usize,
     /// Bytes of all written tensors.
@@ -245,10 +253,9 @@ impl Plan {
     /// `PlanError`, where patterns match nothing, groups do not divide in strict mode, or a scheme was asked for a
     /// tensor that cannot have it.
     pub fn new(model: &Model, options: &PlanOptions) -> Result<Self, PlanError> {
-        for pattern in options.keep.iter().chain(options.overrides.iter().map(|(pattern, _)| pattern)) {
-            pattern.check(model)?;
-        }
-        if let (Some(what), Some(_), Quantized::Refuse) = (model.quant_method(), options.scheme, options.quantized) {
+        named::check(model, options)?;
+        let refused = options.scheme.filter(|_| options.quantized == Quantized::Refuse && !is_master(model));
+        if let (Some(what), Some(_)) = (model.quant_method(), refused) {
             return Err(PlanError::AlreadyQuantized { model: model.path().to_owned(), what });
         }
         let is_multimodal = model.config().is_some_and(|config| config.get("text_config").is_some());
@@ -288,6 +295,7 @@ impl Plan {
             method: options.method,
             container: options.container,
             statistics: options.statistics.clone(),
+            recipe: options.recipe.clone(),
             bytes_in: model.stored_bytes(),
             bytes_out: tensors.iter().map(PlannedTensor::bytes_out).sum(),
             peak_anonymous_bytes: memory::peak_anonymous_bytes(model, &tensors, options.method, options.container),
@@ -412,6 +420,15 @@ fn ignored_modules(decisions: &[Decision<'_>], is_multimodal: bool) -> Vec<Strin
     ignored
 }
 
+/// Whether a quantized model is as good as an original: 8 bits lose next to nothing.
+fn is_master(model: &Model) -> bool {
+    model.container().is_some()
+        && model.weights().iter().all(|weight| match &weight.storage {
+            Storage::Packed(packed) => packed.scheme().bits() == 8,
+            Storage::Plain(_) | Storage::Ggml(_) => true,
+        })
+}
+
 fn is_quantized(storage: &Storage) -> bool {
     match storage {
         Storage::Packed(_) => true,
@@ -434,44 +451,32 @@ fn decide(
         (Quantized::Requantize, storage) if is_quantized(storage) => {}
         (Quantized::Repack | Quantized::Requantize, _) => return Ok((unquantized, String::new())),
     }
-    let asked = options.overrides.iter().rev().find(|(pattern, _)| pattern.matches(&weight.name));
-    if let Some(pattern) = options.keep.iter().find(|pattern| pattern.matches(&weight.name)) {
-        return Ok((unquantized, format!("--keep {}", pattern.text())));
-    }
-    if let Some((_, scheme)) = asked {
-        let matrix = weight.shape.len() == 2 && weight.is_float() && weight.name.ends_with(".weight");
-        if !matrix || !role.is_linear_module() {
-            return Err(PlanError::CannotQuantize {
-                tensor: weight.name.clone(),
-                scheme: scheme.to_string(),
-                why: role.kept_because().unwrap_or("not a matrix").to_owned(),
-            });
-        }
-    }
-    let scheme = match (asked, role.kept_because(), options.scheme) {
-        (Some((_, scheme)), _, _) => *scheme,
+    let (named, why) = match named::named(weight, role, options)? {
+        Named::Keep(reason) => return Ok((unquantized, reason)),
+        Named::Store(scheme, why) => (Some(scheme), why),
+        Named::Nothing => (None, String::new()),
+    };
+    let scheme = match (named, role.kept_because(), options.scheme) {
         (None, Some(reason), _) => return Ok((unquantized, reason.to_owned())),
         (None, None, None) => return Ok((unquantized, String::new())),
         (None, None, Some(_)) if tower.is_some() => return Ok((unquantized, "not the language model".to_owned())),
-        (None, None, Some(scheme)) => scheme,
+        (Some(scheme), _, _) | (None, None, Some(scheme)) => scheme,
     };
     if weight.n_elements() == 0 {
         return Ok((unquantized, "empty".to_owned()));
     }
     if weight.columns() < compressed_tensors::COLUMNS_MIN {
         let why = format!("fewer than {} input channels", compressed_tensors::COLUMNS_MIN);
-        return match asked {
+        return match named {
             None => Ok((unquantized, why)),
-            Some((_, scheme)) => {
+            Some(scheme) => {
                 let (tensor, scheme) = (weight.name.clone(), scheme.to_string());
                 Err(PlanError::CannotQuantize { tensor, scheme, why })
             }
         };
     }
-    let (fitted, mut reason) = fit_group(weight, scheme, options.strict)?;
-    if let Some((pattern, _)) = asked {
-        reason = format!("--tensor {}{}{reason}", pattern.text(), if reason.is_empty() { "" } else { ", " });
-    }
+    let (fitted, reason) = fit_group(weight, scheme, options.strict)?;
+    let reason = [why, reason].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
     // Loaders compute in the dtype of the model, so only scales of that dtype mean the same to all of them.
     let scale_dtype = options.scale_dtype.unwrap_or(match options.dtype.or(weight.dtype()) {
         Some(Dtype::F16) => Dtype::F16,
@@ -482,7 +487,7 @@ fn decide(
         return Err(container_limit(options.container, fitted, why));
     }
     if let Some(why) = options.container.layout().shape_limit(weight.rows(), weight.columns(), fitted.bits()) {
-        return if asked.is_some() || options.strict {
+        return if named.is_some() || options.strict {
             let (tensor, scheme) = (weight.name.clone(), fitted.to_string());
             Err(PlanError::CannotQuantize { tensor, scheme, why })
         } else {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args as Group, ValueEnum, ValueHint};
 
 /// Activation statistics for `quantize`: gathered before, or from text.
-#[derive(Debug, PartialEq, Group)]
+#[derive(Clone, Debug, PartialEq, Group)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Guidance {
     /// Statistics of `calibrate`, or an imatrix
     #[arg(long, value_name = "STATS", value_hint = ValueHint::FilePath, conflicts_with = "text")]
@@ -53,6 +54,13 @@ pub(crate) struct Guidance {
     /// As a baseline: 20 exponents judged by the outputs of attention and feed-forward, ranges from minimum to maximum, clipped.
     #[arg(long, hide_short_help = true, requires = "text")]
     pub(crate) paper: bool,
+
+    /// Keep the statistics in TARGET
+    ///
+    /// With 8 bits it is a master, from which any smaller model is made without the original: `quantize` and `plan` go by what it
+    /// keeps where neither --stats nor --text is given.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) keep_stats: bool,
 
     /// Write the scaled model unquantized, for other tools
     #[arg(long, hide_short_help = true)]

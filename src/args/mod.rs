@@ -1,6 +1,7 @@
 //! What the command line accepts: one struct per verb, nothing but types and their help. Parsing a value is in [`value`];
 //! what a verb does is in `commands`. The help of every verb is committed under `tests/cli/snapshots`.
 
+mod budget;
 mod guidance;
 mod measure;
 mod patch;
@@ -15,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+pub(crate) use budget::{Budget, Plan};
 pub(crate) use guidance::{Guidance, Method, Objective, Propagate, Scales};
 pub(crate) use measure::{Bench, Calibrate, Eval};
 pub(crate) use patch::{
@@ -141,6 +143,7 @@ pub(crate) enum ColorChoice {
 pub(crate) enum Verb {
     Inspect(Inspect),
     Calibrate(Calibrate),
+    Plan(Plan),
     Quantize(Quantize),
     Convert(Convert),
     Eval(Eval),
@@ -189,7 +192,7 @@ pub(crate) struct Inspect {
 Examples:
   reweight quantize ./model ./model-int4
   reweight quantize ./model ./small --scheme int3-g64 --text a.txt b.txt
-  reweight quantize ./model ./mixed --tensor '*.self_attn.*=int8-g128'
+  reweight quantize ./model ./mixed --target-bpw 3.5 --text a.txt b.txt
   reweight quantize ./model ./model-int4 --dry-run --json")]
 pub(crate) struct Quantize {
     /// Folder, .safetensors file or .gguf file
@@ -221,6 +224,17 @@ pub(crate) struct Quantize {
     /// How statistics are had.
     #[command(flatten)]
     pub(crate) guidance: Guidance,
+
+    /// Choose schemes within a budget.
+    #[command(flatten)]
+    pub(crate) budget: Budget,
+
+    /// Schemes from a file of `plan`
+    ///
+    /// What it does not name is kept as it is; --tensor and --keep go before it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(conflicts_with_all = ["scheme", "target_bpw", "target_size"])]
+    pub(crate) recipe: Option<PathBuf>,
 
     /// Layout [default: compressed-tensors]
     ///

@@ -36,9 +36,15 @@ fn no_guidance() -> Guidance {
         only_fold: false,
         objective: Objective::Moments,
         paper: false,
+        keep_stats: false,
         scales: Scales::Plain,
         scales_out: None,
     }
+}
+
+/// No budget.
+fn no_budget() -> Budget {
+    Budget { target_bpw: None, target_size: None, schemes: Vec::new(), probe_tokens: 2048 }
 }
 
 #[test]
@@ -55,6 +61,8 @@ fn quantize_alone_has_the_documented_defaults() {
         scheme: None,
         method: None,
         guidance: no_guidance(),
+        budget: no_budget(),
+        recipe: None,
         to: None,
         keep: vec![],
         tensor: vec![],
@@ -80,6 +88,8 @@ fn quantize_takes_every_option() {
         scheme: Some("int3-g64".to_owned()),
         method: Some(Method::Rtn),
         guidance: no_guidance(),
+        budget: no_budget(),
+        recipe: None,
         to: Some(Container::CompressedTensors),
         keep: vec!["a".to_owned(), "b.*".to_owned()],
         tensor: vec![pair("c", "int8-g64"), pair("d=e", "int2-g32")],

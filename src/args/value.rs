@@ -178,6 +178,12 @@ pub(crate) fn report_file(text: &str) -> Result<ReportFile, String> {
     Ok(ReportFile { path, format })
 }
 
+/// Reads bits per weight: more than 0, at most 16.
+pub(crate) fn bits_per_weight(text: &str) -> Result<f64, String> {
+    let bits = text.parse::<f64>().ok().filter(|bits| *bits > 0.0 && *bits <= 16.0);
+    bits.ok_or_else(|| "expected a number of bits up to 16, such as 3.5".to_owned())
+}
+
 /// Reads a bound on an error: a finite number, not negative.
 pub(crate) fn error_bound(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -95,6 +95,7 @@ fn options(arguments: &Convert, model: &Model) -> anyhow::Result<PlanOptions> {
         dtype: None,
         strict: false,
         statistics: None,
+        recipe: None,
         container: Container::default(),
         quantized: Quantized::Refuse,
         max_shard_bytes: usize::try_from(arguments.writing.max_shard_size.0)

@@ -157,9 +157,12 @@ pub(super) fn convert(arguments: &Convert, kernels: &'static Kernels, ui: &Ui) -
 fn refuse(arguments: &Quantize) -> anyhow::Result<()> {
     let odd = [
         (arguments.writing.resume, "--resume: a GGUF file is written in one go"),
+        (arguments.guidance.keep_stats, "--keep-stats: it writes a folder"),
         (arguments.guidance.only_fold, "--only-fold: it writes a folder"),
         (arguments.scale_dtype != AutoDtype::Auto, "--scale-dtype: blocks have scales in f16"),
         (arguments.dtype != AutoDtype::Auto, "--dtype: --scheme and --tensor name the types of a GGUF file"),
+        (arguments.budget.is_given(), "--target-bpw and --target-size: --scheme names a mix"),
+        (arguments.recipe.is_some(), "--recipe: --tensor names types"),
         (arguments.report.is_some(), "--report: --json prints it"),
     ];
     match odd.into_iter().find(|(given, _)| *given) {

@@ -14,6 +14,7 @@ use reweight_quant::kernels::Kernels;
 use reweight_quant::plan::{Method, Plan};
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
+use reweight_quant::store::model::STATISTICS_NAME;
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
@@ -67,6 +68,35 @@ pub(super) fn method(asked: Option<args::Method>, guidance: &Guidance) -> anyhow
         return Err(problem.hint("--method awq scales channels").into());
     }
     Ok(method)
+}
+
+/// What is asked for; where that is nothing, the statistics that the model keeps.
+pub(super) fn with_own(guidance: &Guidance, model: &Model) -> Guidance {
+    let own = model.statistics_file().filter(|_| guidance.stats.is_none() && guidance.text.is_empty());
+    Guidance { stats: own.or_else(|| guidance.stats.clone()), ..guidance.clone() }
+}
+
+/// The model with its statistics as one of its files.
+pub(super) fn keep(
+    guidance: &Guidance,
+    method: Method,
+    model: &Model,
+    kernels: &'static Kernels,
+    ui: &Ui,
+) -> anyhow::Result<Model> {
+    if method.scales() {
+        let problem =
+            Problem::usage(format!("--keep-stats keeps statistics of the original, and {method} changes its channels"));
+        return Err(problem.hint("--method search, gptq or rtn").into());
+    }
+    let Some(statistics) = statistics(guidance, Method::Search, model, kernels, ui)? else {
+        let problem = Problem::usage("--keep-stats has no statistics to keep");
+        return Err(problem.hint("name text with --text FILE..., or statistics with --stats FILE").into());
+    };
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join(STATISTICS_NAME);
+    statistics.write(&path)?;
+    Ok(model.with_side_file(STATISTICS_NAME, std::fs::read(&path)?))
 }
 
 /// Reads statistics, or gathers them.
@@ -157,6 +187,17 @@ pub(super) fn block_by_block(guidance: &Guidance, method: Method) -> bool {
 /// The windows of `--text`.
 pub(super) fn sample(guidance: &Guidance, model: &Model, network: &Network<'_>) -> anyhow::Result<Sample> {
     calibrate::sample_of(network, &over(guidance, &texts(guidance, model)?, false))
+}
+
+/// So many tokens of the windows of `--text`.
+pub(super) fn sample_of_tokens(
+    guidance: &Guidance,
+    tokens: usize,
+    model: &Model,
+    network: &Network<'_>,
+) -> anyhow::Result<Sample> {
+    let texts = texts(guidance, model)?;
+    calibrate::sample_of(network, &calibrate::Over { tokens, ..over(guidance, &texts, false) })
 }
 
 /// What goes into each block.

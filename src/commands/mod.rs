@@ -1,6 +1,7 @@
 //! What each verb does, one file per verb: `run(arguments, &Ui) -> Result<Status>`.
 
 mod bench;
+mod budget;
 mod calibrate;
 mod convert;
 mod diff;
@@ -11,6 +12,7 @@ mod gguf;
 mod guidance;
 mod inspect;
 mod patch;
+mod plan;
 mod quantize;
 mod verify;
 mod writing;
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Status> {
     match &args.verb {
         Verb::Inspect(arguments) => inspect::run(arguments, ui),
         Verb::Calibrate(arguments) => calibrate::run(arguments, kernels, ui),
+        Verb::Plan(arguments) => plan::run(arguments, kernels, ui),
         Verb::Quantize(arguments) => quantize::run(arguments, kernels, ui),
         Verb::Convert(arguments) => convert::run(arguments, kernels, ui),
         Verb::Eval(arguments) => eval::run(arguments, kernels, ui),

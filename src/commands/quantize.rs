@@ -15,6 +15,7 @@ use reweight_quant::manifest::{Manifest, TensorReport};
 use reweight_quant::pack::{Container, compressed_tensors};
 use reweight_quant::pattern::Pattern;
 use reweight_quant::plan::{Plan, PlanOptions, Quantized};
+use reweight_quant::recipe::Recipe;
 use reweight_quant::scheme::Scheme;
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
@@ -24,8 +25,8 @@ use serde::Serialize;
 
 use super::guidance::{self, MappingReport};
 use super::writing::{self, Figures, Finished};
-use super::{engine, gguf};
-use crate::args::{self, AutoDtype, Quantize, ReportFormat};
+use super::{budget, engine, gguf};
+use crate::args::{self, AutoDtype, Guidance, Quantize, ReportFormat};
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes, duration, escape, escape_path, rate};
 
@@ -61,13 +62,21 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
         }
         return gguf::quantize(arguments, kernels, ui);
     }
-    let options = options(arguments)?;
     let model = super::open(&arguments.model, ui)?;
     super::refuse_side_terms(&model)?;
+    let guidance = guidance::with_own(&arguments.guidance, &model);
+    let mut options = options(arguments, &guidance)?;
     let target = writing::target(&model, &arguments.target, options.container.name(), false)?;
     writing::check(&model, target, &arguments.writing)?;
-    let job = Job { arguments, model: &model, options, target, kernels, ui };
-    let by_block = guidance::block_by_block(&arguments.guidance, job.options.method);
+    if arguments.budget.is_given() {
+        let (model, budget, guidance) = (&model, &arguments.budget, &guidance);
+        options.recipe = Some(budget::Job { model, options: &options, budget, guidance, kernels, ui }.plan()?.recipe);
+    }
+    let kept =
+        guidance.keep_stats.then(|| guidance::keep(&guidance, options.method, &model, kernels, ui)).transpose()?;
+    let model = kept.unwrap_or(model);
+    let job = Job { arguments, guidance: &guidance, model: &model, options, target, kernels, ui };
+    let by_block = guidance::block_by_block(&guidance, job.options.method);
     let done = if by_block { block_by_block(job)? } else { at_once(job)? };
     let Some(Done { finished, plan, mappings }) = done else { return Ok(Status::Done) };
     let finished = Finished { elapsed: started.elapsed(), ..finished };
@@ -113,6 +122,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
 /// A run that is about to begin.
 struct Job<'a> {
     arguments: &'a Quantize,
+    guidance: &'a Guidance,
     model: &'a Model,
     options: PlanOptions,
     target: Target<'a>,
@@ -130,7 +140,7 @@ struct Done {
 
 /// Quantizes with what is known beforehand; `None` after a dry run.
 fn at_once(job: Job<'_>) -> anyhow::Result<Option<Done>> {
-    let Job { arguments, model, mut options, target, kernels, ui } = job;
+    let Job { arguments, guidance, model, mut options, target, kernels, ui } = job;
     let plan = Plan::new(model, &options)?;
     check_engine(arguments, model, &plan, target, ui)?;
     tell(model, &plan, ui);
@@ -138,17 +148,17 @@ fn at_once(job: Job<'_>) -> anyhow::Result<Option<Done>> {
         writing::show_plan(&plan, ui)?;
         return Ok(None);
     }
-    let statistics = guidance::statistics(&arguments.guidance, options.method, model, kernels, ui)?;
+    let statistics = guidance::statistics(guidance, options.method, model, kernels, ui)?;
     options.statistics = statistics.as_ref().map(Statistics::digest);
     let scaled = match &statistics {
         Some(statistics) if options.method.scales() => {
-            Some(guidance::scale(&arguments.guidance, model, &plan, statistics, (kernels, options.dtype), ui)?)
+            Some(guidance::scale(guidance, model, &plan, statistics, (kernels, options.dtype), ui)?)
         }
         _ => None,
     };
     let model = scaled.as_ref().map_or(model, |scaled| &scaled.model);
-    if arguments.guidance.only_fold {
-        (options.scheme, options.overrides) = (None, Vec::new());
+    if guidance.only_fold {
+        (options.scheme, options.recipe, options.overrides) = (None, None, Vec::new());
     }
     let plan = Plan::new(model, &options)?;
     let finished = writing::write(model, &plan, target, &arguments.writing, (kernels, statistics.as_ref()), ui)?;
@@ -157,10 +167,10 @@ fn at_once(job: Job<'_>) -> anyhow::Result<Option<Done>> {
 
 /// Quantizes while text goes through the model; `None` after a dry run.
 fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
-    let Job { arguments, model, mut options, target, kernels, ui } = job;
+    let Job { arguments, guidance, model, mut options, target, kernels, ui } = job;
     let kernels = kernels.with_split_products();
     let started = Instant::now();
-    let (guidance, method) = (&arguments.guidance, options.method);
+    let method = options.method;
     let network = Network::open(model, kernels)?;
     let sample = guidance::sample(guidance, model, &network)?;
     let propagate = guidance::propagate(guidance, method);
@@ -199,7 +209,7 @@ fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     Ok(Some(Done { finished: Finished::new(outcome, started, ui), plan, mappings }))
 }
 
-fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
+fn options(arguments: &Quantize, guidance: &Guidance) -> anyhow::Result<PlanOptions> {
     let scheme = |text: &str| text.parse::<Scheme>().map_err(reweight_quant::Error::from);
     let mut overrides = Vec::with_capacity(arguments.tensor.len());
     for tensor in &arguments.tensor {
@@ -212,8 +222,9 @@ fn options(arguments: &Quantize) -> anyhow::Result<PlanOptions> {
     let container = arguments.to.and_then(args::Container::layout).unwrap_or(needed);
     Ok(PlanOptions {
         scheme: Some(asked.unwrap_or_else(|| container.default_scheme())),
-        method: guidance::method(arguments.method, &arguments.guidance)?,
+        method: guidance::method(arguments.method, guidance)?,
         statistics: None,
+        recipe: arguments.recipe.as_deref().map(Recipe::read).transpose()?,
         overrides,
         keep: super::patterns(&arguments.keep)?,
         scale_dtype: dtype(arguments.scale_dtype),

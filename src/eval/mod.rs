@@ -20,5 +20,5 @@ pub use images::{
     BINS, ImageScore, ImageSet, ImageSetError, Mahalanobis, agreement, area_under_curve, energies, score_images,
 };
 pub use logits::{LogitsOf, LogitsWriter, SavedLogits};
-pub use score::{Against, Beside, Reference, Score, Scores, score};
+pub use score::{Against, Beside, Reference, Score, Scores, compare, score};
 pub use sentences::{cosine, embed};

@@ -118,7 +118,11 @@ pub fn score(
     };
     let hidden = model.hidden_states(windows, &run)?;
     let reference = match (reference_head, beside.reference) {
-        (Some((network, head)), _) => Other::Live(network.hidden_states(windows, &run)?, head),
+        (Some((network, head)), _) => Some((network.hidden_states(windows, &run)?, head)),
+        (None, _) => None,
+    };
+    let reference = match (&reference, beside.reference) {
+        (Some((hidden, head)), _) => Other::Live(hidden, head),
         (None, Some(Reference::Saved(saved))) => Other::Saved(saved),
         (None, _) => Other::None,
     };
@@ -134,10 +138,25 @@ pub fn score(
     Ok(Scores { texts: texts.iter().map(of_text).collect(), all: summarize(&sums, compared) })
 }
 
+/// Scores what went into an output layer beside what goes into it in another run of the same windows.
+///
+/// # Errors
+/// `ModelError::Interrupted`.
+pub fn compare(
+    kernels: &'static Kernels,
+    head: &Head<'_>,
+    (hidden, reference): (&HiddenStates, &HiddenStates),
+    windows: &[&[u32]],
+    stop: &AtomicBool,
+) -> Result<Score, ModelError> {
+    let sums = predict(kernels, (hidden, head), &Other::Live(reference, head), None, windows, stop)?;
+    Ok(summarize(&sums, true))
+}
+
 /// Where the reference's logits come from.
 enum Other<'a> {
     None,
-    Live(HiddenStates, Head<'a>),
+    Live(&'a HiddenStates, &'a Head<'a>),
     Saved(&'a SavedLogits),
 }
 

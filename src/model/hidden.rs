@@ -48,6 +48,18 @@ impl HiddenStates {
         Ok(Self { width, windows, store })
     }
 
+    /// The same states once more.
+    ///
+    /// # Errors
+    /// `ModelError::Spill` where a temporary file cannot be made.
+    pub fn copied(&self) -> Result<Self, ModelError> {
+        let mut copy = Self::new(self.width, self.windows.iter().map(Range::len))?;
+        for (index, rows) in copy.windows_mut().into_iter().enumerate() {
+            rows.copy_from_slice(self.window(index));
+        }
+        Ok(copy)
+    }
+
     /// Values of a row.
     #[must_use]
     pub fn width(&self) -> usize {

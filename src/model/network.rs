@@ -180,6 +180,13 @@ impl<'a> Network<'a> {
         self.pass(&mut Block::default(), index, &turns, windows, run)
     }
 
+    /// Takes what the last block gives through the last norm, in place.
+    pub fn finish(&self, hidden: &mut HiddenStates) {
+        if let Some(norm) = &self.final_norm {
+            hidden.windows_mut().into_par_iter().for_each(|rows| norm.apply(rows));
+        }
+    }
+
     /// Shows what goes into the layers of one block; the hidden states stay what they are.
     ///
     /// # Errors
@@ -275,9 +282,7 @@ impl<'a> Network<'a> {
             self.pass(&mut block, index, &turns, windows.iter_mut().map(|rows| &mut **rows).collect(), run)?;
             run.observe.block_done();
         }
-        if let Some(norm) = &self.final_norm {
-            windows.par_iter_mut().for_each(|rows| norm.apply(rows));
-        }
+        self.finish(hidden);
         Ok(())
     }
 

@@ -3,10 +3,11 @@
 use crate::support::Cmd;
 
 /// Every command that has help, and the name of its snapshots.
-const COMMANDS: [(&str, &str); 21] = [
+const COMMANDS: [(&str, &str); 22] = [
     ("", "reweight"),
     ("inspect", "inspect"),
     ("calibrate", "calibrate"),
+    ("plan", "plan"),
     ("quantize", "quantize"),
     ("convert", "convert"),
     ("eval", "eval"),

@@ -51,6 +51,7 @@ mod patch_coded;
 #[cfg(target_os = "linux")]
 mod patch_killed;
 mod patch_sequences;
+mod plan;
 mod quantize;
 mod readme;
 #[cfg(target_os = "linux")]

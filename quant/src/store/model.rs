@@ -23,6 +23,8 @@ pub const SINGLE_NAME: &str = "model.safetensors";
 pub const CONFIG_NAME: &str = "config.json";
 /// What this toolkit says about a folder it wrote.
 pub const MANIFEST_NAME: &str = "reweight.json";
+/// Statistics of the inputs of a folder's layers, kept with its weights so that others can be made from these.
+pub const STATISTICS_NAME: &str = "statistics.reweight";
 /// The sub-folder that says which patches a folder's weights hold and how to take them off. It speaks of these very
 /// weights, so it is no side file of what is made from them.
 pub const LEDGER_NAME: &str = "reweight-ledger";
@@ -179,6 +181,21 @@ impl Model {
     #[must_use]
     pub fn weight(&self, name: &str) -> Option<&Weight> {
         self.position(name).map(|index| &self.weights[index])
+    }
+
+    /// The same model with one more file that goes with its weights.
+    #[must_use]
+    pub fn with_side_file(&self, name: &str, bytes: Vec<u8>) -> Self {
+        let mut model = self.clone();
+        model.side_files.push(SideFile { name: name.to_owned(), bytes: Bytes::from_vec(bytes) });
+        model
+    }
+
+    /// The file of statistics that goes with a folder's weights, where there is one.
+    #[must_use]
+    pub fn statistics_file(&self) -> Option<PathBuf> {
+        let path = self.path.join(STATISTICS_NAME);
+        (self.layout == ModelLayout::Folder && path.is_file()).then_some(path)
     }
 
     /// The same model with some weights scaled, by name, each on top of what is done to it already.
@@ -389,6 +406,7 @@ fn is_side_file(name: &str) -> bool {
 fn is_weights_of_folder(name: &str) -> bool {
     name == CONFIG_NAME
         || name == MANIFEST_NAME
+        || name == STATISTICS_NAME
         || name == INDEX_NAME
         || (extension(name) == "safetensors" && !name.contains('/'))
 }
