@@ -7,7 +7,6 @@ use clap::{Args as Group, ValueEnum, ValueHint};
 
 /// Activation statistics for `quantize`: gathered before, or from text.
 #[derive(Clone, Debug, PartialEq, Group)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Guidance {
     /// Statistics of `calibrate`, or an imatrix
     #[arg(long, value_name = "STATS", value_hint = ValueHint::FilePath, conflicts_with = "text")]

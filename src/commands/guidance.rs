@@ -96,7 +96,7 @@ pub(super) fn keep(
     let folder = tempfile::tempdir()?;
     let path = folder.path().join(STATISTICS_NAME);
     statistics.write(&path)?;
-    Ok(model.with_side_file(STATISTICS_NAME, std::fs::read(&path)?))
+    Ok(model.with_side_file(STATISTICS_NAME, std::fs::read(&path)?)?)
 }
 
 /// Reads statistics, or gathers them.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use reweight_kernels::{DEFAULT_CANDIDATES, Kernels, RowCodes};
+use reweight_kernels::{Kernels, RowCodes};
 use serde::Serialize;
 
 use super::{Unit, Units};
 use crate::encode::{self, Encoded, Recipe};
 use crate::error::RunError;
+use crate::grid::Coder;
 use crate::importance::Importance;
 use crate::pack::Container;
 use crate::plan::Method;
@@ -83,7 +84,7 @@ fn tensor(
         let recipe = Recipe {
             scheme: *scheme,
             scale_dtype: member.scale_dtype,
-            container: Container::CompressedTensors,
+            container: Container::for_scheme(*scheme),
             method: Method::Search,
             importance: importance.as_ref(),
         };
@@ -157,15 +158,16 @@ pub fn rounded(
     let input = statistics.and_then(|statistics| statistics.of_layer(&weight.name));
     let importance = input.and_then(|input| Importance::of(kernels, input, weight, false));
     let weights = importance.as_ref().map(|importance| importance.moments.as_slice());
-    let (grid, group) = (encode::grid(scheme, scale_dtype), scheme.group_len(columns));
+    let coder = Coder::of(kernels, weight, (scheme, scale_dtype), weights, true);
+    let group = scheme.group_len(columns);
     let n_groups = columns.div_ceil(group);
     let mut values = weight.values(kernels);
     values.par_chunks_exact_mut(columns).for_each_init(
         || (vec![0; columns], vec![0.0; n_groups], vec![0; n_groups]),
         |(codes, scales, zeros), row| {
             let mut out = RowCodes { codes, scales, zeros };
-            kernels.search(grid, group, row, weights, DEFAULT_CANDIDATES, &mut out);
-            kernels.dequantize(group, codes, scales, zeros, row);
+            coder.search(kernels, group, row, weights, &mut out);
+            coder.dequantize(kernels, group, (codes, scales, zeros), row);
         },
     );
     in_memory(weight, &values)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::PlanError;
+use crate::fused::fused_layer;
 use crate::plan::{Action, Plan, PlanOptions};
 use crate::scheme::Scheme;
 use crate::store::Model;
@@ -61,7 +62,7 @@ impl Units {
                 kept_bytes += tensor.bytes_out();
                 continue;
             }
-            let key = if overridden(&tensor.name) { tensor.name.clone() } else { fused(&tensor.name) };
+            let key = if overridden(&tensor.name) { tensor.name.clone() } else { key(&tensor.name) };
             let members = groups.entry(key.clone()).or_default();
             if members.is_empty() {
                 order.push(key);
@@ -118,17 +119,7 @@ fn unit(members: &[usize], schemes: &[Scheme], plans: &[Plan]) -> Unit {
     unit
 }
 
-/// Layers that engines hold as one matrix have one key. Names of vLLM's `packed_modules_mapping`.
-fn fused(name: &str) -> String {
-    const TOGETHER: [(&str, &[&str]); 2] =
-        [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
-    let Some((outer, last)) = name.strip_suffix(".weight").and_then(|module| module.rsplit_once('.')) else {
-        return name.to_owned();
-    };
-    // The experts of a layer are stacked.
-    if let Some((layer, _)) = outer.split_once(".experts.") {
-        return format!("{layer}.experts");
-    }
-    let known = TOGETHER.iter().find(|(_, parts)| parts.contains(&last));
-    known.map_or_else(|| name.to_owned(), |(whole, _)| format!("{outer}.{whole}"))
+/// Tensors that engines compute as one layer have one key.
+fn key(name: &str) -> String {
+    fused_layer(name).unwrap_or_else(|| name.to_owned())
 }

@@ -184,11 +184,15 @@ impl Model {
     }
 
     /// The same model with one more file that goes with its weights.
-    #[must_use]
-    pub fn with_side_file(&self, name: &str, bytes: Vec<u8>) -> Self {
+    ///
+    /// # Errors
+    /// As [`Model::side_files`].
+    pub fn with_side_file(&self, name: &str, bytes: Vec<u8>) -> Result<Self, FileError> {
+        let mut files = self.side_files()?.to_vec();
+        files.push(SideFile { name: name.to_owned(), bytes: Bytes::from_vec(bytes) });
         let mut model = self.clone();
-        model.side_files.push(SideFile { name: name.to_owned(), bytes: Bytes::from_vec(bytes) });
-        model
+        model.side_files = files.into();
+        Ok(model)
     }
 
     /// The file of statistics that goes with a folder's weights, where there is one.
