@@ -4,15 +4,15 @@
 #![expect(clippy::unused_self, reason = "`self` proves the features; its type has no data to use")]
 
 use std::arch::x86_64::{
-    __m256, _mm_sfence, _mm256_add_ps, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
-    _mm256_max_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm256_storeu_ps,
-    _mm256_stream_ps,
+    __m256, __m256i, _mm_sfence, _mm256_add_ps, _mm256_blendv_ps, _mm256_castps_si256, _mm256_castsi256_ps,
+    _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_max_ps, _mm256_mul_ps,
+    _mm256_round_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_stream_ps,
 };
 
 use super::floats::Floats;
 use super::table::softmax_kernels;
 use crate::avx2::{Avx2, F};
-use crate::lanes::{LANES, MAGIC};
+use crate::lanes::{LANES, Lanes, MAGIC};
 
 softmax_kernels!($ "avx2", ["avx2", "f16c", "bmi2", "fma"], Avx2Fma);
 
@@ -36,7 +36,32 @@ macro_rules! op {
     };
 }
 
+/// From element 16 - n on, a mask of the first n lanes.
+static FIRST: [f32; 2 * LANES] = {
+    let mut mask = [0.0; 2 * LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        mask[lane] = f32::from_bits(u32::MAX);
+        lane += 1;
+    }
+    mask
+};
+
 impl Avx2Fma {
+    /// Masks of the first `n` lanes, in halves; all of them from sixteen up.
+    #[inline(always)]
+    fn first(self, n: usize) -> (__m256i, __m256i) {
+        let masks = FIRST[LANES - n.min(LANES)..].first_chunk();
+        let F(low, high) = self.0.load(masks.unwrap_or(&[0.0; LANES]));
+        (op!(_mm256_castps_si256(low)), op!(_mm256_castps_si256(high)))
+    }
+
+    #[inline(always)]
+    fn fill_half(self, v: __m256, mask: __m256i, fill: __m256) -> __m256 {
+        let mask = op!(_mm256_castsi256_ps(mask));
+        op!(_mm256_blendv_ps(fill, v, mask))
+    }
+
     #[inline(always)]
     fn reduce_half(self, x: __m256, n: __m256) -> __m256 {
         let (high, low) = (op!(_mm256_set1_ps(super::LN2_HIGH)), op!(_mm256_set1_ps(super::LN2_LOW)));
@@ -93,6 +118,27 @@ impl Floats for Avx2Fma {
     #[inline(always)]
     fn power(self, shifted: F) -> F {
         F(self.power_half(shifted.0), self.power_half(shifted.1))
+    }
+
+    #[inline(always)]
+    fn load_some(self, from: &[f32], fill: f32) -> F {
+        let (first, second) = self.first(from.len());
+        // SAFETY: the mask leaves no more lanes than the slice has values, and the memory of the others is not touched.
+        let low = unsafe { _mm256_maskload_ps(from.as_ptr(), first) };
+        // SAFETY: as above; where the slice ends before, every lane is masked.
+        let high = unsafe { _mm256_maskload_ps(from.as_ptr().wrapping_add(8), second) };
+        let fill = op!(_mm256_set1_ps(fill));
+        F(self.fill_half(low, first, fill), self.fill_half(high, second, fill))
+    }
+
+    #[inline(always)]
+    fn store_some(self, v: F, to: &mut [f32]) {
+        let (first, second) = self.first(to.len());
+        let to = to.as_mut_ptr();
+        // SAFETY: the mask leaves no more lanes than the slice has values, and the memory of the others is not touched.
+        unsafe { _mm256_maskstore_ps(to, first, v.0) };
+        // SAFETY: as above; where the slice ends before, every lane is masked.
+        unsafe { _mm256_maskstore_ps(to.wrapping_add(8), second, v.1) };
     }
 
     #[inline(always)]

@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "streaming stores, and calls of intrinsics, which need what the token proves")]
 
 use std::arch::x86_64::{
-    __m512, _mm_sfence, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps,
-    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_stream_ps,
+    __m512, __mmask16, _mm_sfence, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps,
+    _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps,
+    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_stream_ps,
 };
 
 use super::floats::Floats;
@@ -20,6 +21,12 @@ macro_rules! op {
         // SAFETY: it needs AVX-512 f, and the `self` of each method here proves it.
         unsafe { $intrinsic$(::<$imm>)?($($arg),*) }
     };
+}
+
+/// The first `n` lanes; all of them from sixteen up.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    ((1_u32 << n.min(LANES)) - 1) as __mmask16
 }
 
 impl Floats for Avx512 {
@@ -58,6 +65,19 @@ impl Floats for Avx512 {
         let bits = op!(_mm512_castps_si512(shifted));
         let power = op!(_mm512_slli_epi32::<23>(bits));
         op!(_mm512_castsi512_ps(power))
+    }
+
+    #[inline(always)]
+    fn load_some(self, from: &[f32], fill: f32) -> __m512 {
+        let fill = op!(_mm512_set1_ps(fill));
+        // SAFETY: the mask leaves no more lanes than the slice has values, and the memory of the others is not touched.
+        unsafe { _mm512_mask_loadu_ps(fill, first(from.len()), from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store_some(self, v: __m512, to: &mut [f32]) {
+        // SAFETY: the mask leaves no more lanes than the slice has values, and the memory of the others is not touched.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), v) }
     }
 
     #[inline(always)]

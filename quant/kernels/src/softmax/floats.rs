@@ -27,6 +27,10 @@ pub(crate) trait Floats: Copy {
     fn scale(self, p: Vector<Self>, n: Vector<Self>) -> Vector<Self>;
     /// 2^(k - 127) for `MAGIC + k`, k an integer from 0 (which gives 0) to 254.
     fn power(self, shifted: Vector<Self>) -> Vector<Self>;
+    /// Up to sixteen values, and `fill` in the lanes after them.
+    fn load_some(self, from: &[f32], fill: f32) -> Vector<Self>;
+    /// As many of the lanes as there is room for.
+    fn store_some(self, v: Vector<Self>, to: &mut [f32]);
     /// Stores around the caches where `to` lies on a line of 64 bytes, else plainly. [`Floats::fence`] goes after the last.
     fn stream(self, v: Vector<Self>, to: &mut [f32; LANES]);
     /// Orders what was streamed before what is stored later.

@@ -223,7 +223,5 @@ fn tail<S: Floats, R: Read, M: Make<S>>(s: S, make: &mut M, x: R, out: &mut [f32
 #[inline(always)]
 fn last<S: Floats>(s: S, make: &mut impl Make<S>, x: Option<Vector<S>>, out: &mut [f32]) {
     let Some(x) = x else { return };
-    let mut filled = [0.0; LANES];
-    s.lanes().store(make.make(s, x, 1), &mut filled);
-    out.copy_from_slice(&filled[..out.len()]);
+    s.store_some(make.make(s, x, 1), out);
 }

@@ -76,6 +76,18 @@ impl Floats for Scalar {
     }
 
     #[inline(always)]
+    fn load_some(self, from: &[f32], fill: f32) -> F {
+        let mut v = [fill; LANES];
+        v[..from.len()].copy_from_slice(from);
+        v
+    }
+
+    #[inline(always)]
+    fn store_some(self, v: F, to: &mut [f32]) {
+        to.copy_from_slice(&v[..to.len()]);
+    }
+
+    #[inline(always)]
     fn stream(self, v: F, to: &mut F) {
         *to = v;
     }

@@ -102,9 +102,7 @@ impl<'a> Read for F32<'a> {
         if rest.is_empty() {
             return None;
         }
-        let mut filled = [fill; LANES];
-        filled[..rest.len()].copy_from_slice(rest);
-        Some(s.lanes().load(&filled))
+        Some(s.load_some(rest, fill))
     }
 
     #[inline(always)]
