@@ -42,7 +42,7 @@ pub struct Shape {
 
 /// Measures every tensor by every scheme of its unit, one reading of each; in the order of units and their members.
 ///
-/// Cost: a range search of up to [`ROWS_MAX`] rows of each tensor for each scheme.
+/// Cost: a range search of up to 256 rows of each tensor for each scheme.
 ///
 /// # Errors
 /// `RunError::NonFinite` for a weight that is NaN or infinite.

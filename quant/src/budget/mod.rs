@@ -1,7 +1,7 @@
 //! Mixed schemes within a budget: the ways in which each tensor can be stored, what each of them loses, and the choice of least loss.
 //!
 //! The options are those of EQ-Net (Xu et al., ICCV 2023): bits, granularity and symmetry of each layer. Losses are taken to add up over tensors,
-//! each a weight times the squared error of the layer's outputs, so that the choice is a knapsack and [`allocate`] solves it exactly. Layers that
+//! each a weight times the squared error of the layer's outputs, so that the choice is a knapsack and [`allocate()`] solves it exactly. Layers that
 //! engines hold as one are stored alike.
 
 pub mod allocate;
