@@ -1,6 +1,7 @@
 //! A recipe: the scheme of each tensor, as a file of TOML that people read and edit. Whatever was written by one holds it.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::error::{FileError, SchemeError};
 use crate::limits;
 use crate::scheme::Scheme;
 use crate::stats::Key;
+use crate::store::rename;
 
 /// The version of the file's keys.
 pub const SCHEMA: u32 = 1;
@@ -54,6 +56,14 @@ impl Recipe {
         }
         let text = std::fs::read_to_string(path).map_err(FileError::io(path, "read"))?;
         toml::from_str(&text).map_err(|error| malformed(error.to_string().trim_end().to_owned()))
+    }
+
+    /// Writes a file; it appears whole.
+    ///
+    /// # Errors
+    /// `FileError::Io`.
+    pub fn write(&self, path: &Path) -> Result<(), FileError> {
+        rename::write(path, |file| file.write_all(self.to_toml().as_bytes()))
     }
 
     /// The file's text.

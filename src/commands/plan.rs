@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::pack::Container;
 use reweight_quant::pattern::Pattern;
@@ -78,7 +77,7 @@ pub(super) fn run(arguments: &Plan, kernels: &'static Kernels, ui: &Ui) -> anyho
     let (model, options, budget) = (&model, &options, &arguments.budget);
     let planned = Job { model, options, budget, guidance: &guidance, kernels, ui }.plan()?;
     if let Some(path) = &arguments.recipe_out {
-        std::fs::write(path, planned.recipe.to_toml()).map_err(FileError::io(path, "write"))?;
+        planned.recipe.write(path)?;
     }
     let document = document(model, &planned, started);
     if ui.json() {
