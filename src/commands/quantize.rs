@@ -19,6 +19,7 @@ use reweight_quant::recipe::Recipe;
 use reweight_quant::scheme::Scheme;
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
+use reweight_quant::store::model::STATISTICS_NAME;
 use reweight_quant::stream::{Control, Target, Writer};
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
@@ -61,6 +62,10 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
             engine::require(&check_gguf(choice.into()), ui)?;
         }
         return gguf::quantize(arguments, kernels, ui);
+    }
+    if !arguments.model.join(STATISTICS_NAME).exists() {
+        // Wrong usage is told before anything is opened; a model may bring what the method needs.
+        options(arguments, &arguments.guidance)?;
     }
     let model = super::open(&arguments.model, ui)?;
     super::refuse_side_terms(&model)?;

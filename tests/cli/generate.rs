@@ -107,7 +107,7 @@ fn the_manual_page_has_its_sections() {
 fn a_folder_gets_a_page_for_each_verb() {
     let dir = Dir::new();
     let ran = Cmd::new("generate man --out man/man1").in_dir(&dir).run().expect_status(0);
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "wrote 21 pages to `man/man1`\n"));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "wrote 22 pages to `man/man1`\n"));
     let written: Manual = Cmd::new("generate man --out man/man1 --json").in_dir(&dir).run().document();
     let names: Vec<&str> = written.pages.iter().map(|page| page.name.as_str()).collect();
     let expected = [
@@ -129,6 +129,7 @@ fn a_folder_gets_a_page_for_each_verb() {
         "reweight-patch-scale.1",
         "reweight-patch-verify.1",
         "reweight-patch.1",
+        "reweight-plan.1",
         "reweight-quantize.1",
         "reweight-verify.1",
         "reweight.1",

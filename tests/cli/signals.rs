@@ -88,7 +88,7 @@ fn a_signal_that_the_parent_ignores_stays_ignored() {
         let mut held = Held::start(&format!("trap '' {name}; exec"));
         held.signal(name);
         held.release();
-        assert_eq!(held.line(), "wrote 21 pages to `.`\n", "{name}");
+        assert_eq!(held.line(), "wrote 22 pages to `.`\n", "{name}");
         assert_eq!(held.end().code(), Some(0), "{name}");
     }
 }

@@ -32,13 +32,6 @@ fn what_is_refused_and_how() {
     }
 }
 
-/// Verbs that come later are unknown until they are there.
-#[test]
-fn verbs_to_come_are_unknown() {
-    let ran = Cmd::new("plan").run().expect_status(2);
-    assert!(ran.stderr.starts_with("error: unrecognized subcommand 'plan'\n"), "{}", ran.stderr);
-}
-
 /// Wrong usage is found before anything is read or written.
 #[test]
 fn nothing_is_written_when_usage_is_wrong() {
