@@ -39,10 +39,6 @@ impl Layout for Awq {
         "awq"
     }
 
-    fn default_scheme(&self) -> &'static str {
-        "int4-g128"
-    }
-
     fn float_dtype(&self) -> Option<Dtype> {
         Some(Dtype::F16)
     }

@@ -45,19 +45,27 @@ pub(crate) trait Layout: Sync {
     fn quant_method(&self) -> &'static str;
 
     /// The scheme that it holds best, in groups of 128.
-    fn default_scheme(&self) -> &'static str;
+    fn default_scheme(&self) -> &'static str {
+        "int4-g128"
+    }
 
     /// The element type that its loaders compute in, where they know but one.
-    fn float_dtype(&self) -> Option<Dtype>;
+    fn float_dtype(&self) -> Option<Dtype> {
+        None
+    }
 
     /// Whether every tensor must have the same scheme.
-    fn one_scheme(&self) -> bool;
+    fn one_scheme(&self) -> bool {
+        false
+    }
 
     /// Why no tensor can be stored by this scheme, or `None`.
     fn scheme_limit(&self, scheme: Scheme, scale_dtype: Dtype) -> Option<String>;
 
     /// Why a matrix of that many rows and columns cannot be stored at that many bits, or `None`.
-    fn shape_limit(&self, rows: usize, columns: usize, bits: u8) -> Option<String>;
+    fn shape_limit(&self, _rows: usize, _columns: usize, _bits: u8) -> Option<String> {
+        None
+    }
 
     /// The tensors that a matrix becomes, in the order in which they are digested.
     fn outputs(&self, weight_name: &str, matrix: Matrix, scale_dtype: Dtype) -> Vec<NewTensor>;

@@ -48,25 +48,9 @@ impl Layout for Reweight {
         "reweight"
     }
 
-    fn default_scheme(&self) -> &'static str {
-        "int4-g128"
-    }
-
-    fn float_dtype(&self) -> Option<Dtype> {
-        None
-    }
-
-    fn one_scheme(&self) -> bool {
-        false
-    }
-
     fn scheme_limit(&self, _: Scheme, scale_dtype: Dtype) -> Option<String> {
         let held = matches!(scale_dtype, Dtype::Bf16 | Dtype::F16 | Dtype::F32);
         (!held).then(|| format!("the reweight layout holds scales in BF16, F16 or F32, not in {scale_dtype}"))
-    }
-
-    fn shape_limit(&self, _rows: usize, _columns: usize, _bits: u8) -> Option<String> {
-        None
     }
 
     fn outputs(&self, weight_name: &str, matrix: Matrix, scale_dtype: Dtype) -> Vec<NewTensor> {
