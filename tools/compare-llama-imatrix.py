@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Weighted error of our GGUF blocks beside llama-quantize's, both with one importance matrix, on down projections of SmolLM2.
+"""Weighted error of our GGUF blocks beside llama-quantize's, both with one importance matrix, on down projections.
 
-    REWEIGHT=target/release/reweight .venv/bin/python tools/compare-llama-imatrix.py IMATRIX.gguf [TYPE...]
+    REWEIGHT=target/release/reweight .venv/bin/python tools/compare-llama-imatrix.py MODEL.gguf IMATRIX.gguf [TYPE...]
 
-IMATRIX comes from `reweight calibrate` or llama-imatrix, in its GGUF format. Needs what tools/compare-llama-quantize.sh
-builds, and a Python with the `gguf` package. Rows of 1536 are whole super-blocks, so that no type falls back to another. Printed
-for each type: the ratio of our error to llama.cpp's in five layers, weighted by the matrix; and unweighted, without one.
+MODEL is in floats, and rows of its down projections are whole super-blocks, so that no type falls back to another: those of
+SmolLM2 and of the bundled model are. IMATRIX comes from `reweight calibrate` or llama-imatrix, in its GGUF format. Needs what
+tools/build-llama.sh builds, and a Python with the `gguf` package. Printed for each type: the ratio of our error to llama.cpp's
+in up to five layers, weighted by the matrix; and unweighted, without one.
 """
 
 import os
@@ -21,7 +22,7 @@ from gguf.quants import dequantize
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LLAMA = ROOT / "target/llama.cpp"
 TYPES = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
-NAMES = [f"blk.{layer}.ffn_down.weight" for layer in (0, 7, 15, 22, 29)]
+LAYERS = 5
 
 
 def run(*words):
@@ -38,16 +39,18 @@ def values(tensor):
     return dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
 
 
-def moments(path):
+def moments(path, names):
     found = {name: np.asarray(tensor.data, dtype=np.float64).reshape(-1) for name, tensor in tensors(path).items()}
-    return {name: found[f"{name}.in_sum2"] / found[f"{name}.counts"][0] for name in NAMES}
+    return {name: found[f"{name}.in_sum2"] / found[f"{name}.counts"][0] for name in names}
 
 
 def main():
-    matrix, types = sys.argv[1], sys.argv[2:] or TYPES
-    reweight, source = os.environ.get("REWEIGHT", str(ROOT / "target/release/reweight")), LLAMA / "f16.gguf"
-    original = {name: values(tensor) for name, tensor in tensors(source).items() if name in NAMES}
-    weights = moments(matrix)
+    source, matrix, types = sys.argv[1], sys.argv[2], sys.argv[3:] or TYPES
+    reweight = os.environ.get("REWEIGHT", str(ROOT / "target/release/reweight"))
+    downs = {name: tensor for name, tensor in tensors(source).items() if name.endswith(".ffn_down.weight")}
+    names = sorted(downs, key=lambda name: int(name.split(".")[1]))
+    names = [names[index] for index in sorted({round(index) for index in np.linspace(0, len(names) - 1, LAYERS)})]
+    original, weights = {name: values(downs[name]) for name in names}, moments(matrix, names)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = pathlib.Path(folder) / "ours.gguf", pathlib.Path(folder) / "theirs.gguf"
         for kind in types:
@@ -60,7 +63,7 @@ def main():
                 run(reweight, "quantize", source, ours, "--to", "gguf", "--scheme", "f16", "--tensor", only, "--force", *words)
                 our, their = tensors(ours), tensors(theirs)
                 ratios = []
-                for name in NAMES:
+                for name in names:
                     assert our[name].tensor_type == their[name].tensor_type, (name, their[name].tensor_type)
                     weight = weights[name] if told else 1.0
                     errors = [(np.square(values(file[name]) - original[name]) * weight).sum() for file in (our, their)]
