@@ -91,6 +91,8 @@ pub struct TensorError {
     pub output: Option<f64>,
     /// Of `rtn` at the same scheme on the weights before any scaling.
     pub output_rtn: Option<f64>,
+    /// Weights within the band of where rounding would go the other way.
+    pub near_bounds: u64,
 }
 
 impl TensorError {
@@ -100,6 +102,7 @@ impl TensorError {
         self.squared_rtn += other.squared_rtn;
         self.output = sum(self.output, other.output);
         self.output_rtn = sum(self.output_rtn, other.output_rtn);
+        self.near_bounds += other.near_bounds;
     }
 }
 
@@ -121,6 +124,8 @@ pub struct Recipe<'a> {
     pub container: Container,
     /// How codes are chosen.
     pub method: Method,
+    /// Steps from where rounding would go the other way within which a weight is counted.
+    pub band: f32,
     /// What statistics say about its columns.
     pub importance: Option<&'a Importance>,
 }

@@ -6,6 +6,7 @@
 pub mod awq;
 pub mod budget;
 pub mod compensate;
+pub mod confidence;
 pub mod diff;
 pub mod encode;
 pub mod engines;

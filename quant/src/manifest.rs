@@ -23,6 +23,9 @@ pub struct Manifest {
     /// How codes were chosen; absent where nothing was quantized.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub method: Option<String>,
+    /// Steps from a decision boundary within which weights count as of low confidence.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub band: Option<f64>,
     /// The recipe it was made by, where there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recipe: Option<Recipe>,
@@ -71,6 +74,9 @@ pub struct TensorReport {
     /// That of `rtn` at the same scheme on the weights as they were before any scaling.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub output_mse_rtn: Option<f64>,
+    /// Share of weights within [`Manifest::band`] steps of where rounding would go the other way, on the grid that is stored.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub low_confidence: Option<f64>,
     /// BLAKE3 of the source bytes.
     pub source_blake3: String,
     /// Written tensors and their BLAKE3, in the container's order.
@@ -103,7 +109,7 @@ impl Manifest {
     pub fn new(model: &Model, plan: &Plan, records: &[Record], files: Vec<(String, String)>) -> Self {
         let tensors = model.weights().iter().zip(&plan.tensors).zip(records).map(|((weight, tensor), record)| {
             let mean = |squared: f64| squared / weight.n_elements().max(1) as f64;
-            let TensorError { squared, squared_rtn, output, output_rtn } = record.error();
+            let TensorError { squared, squared_rtn, output, output_rtn, near_bounds } = record.error();
             let of_rows = |sum: Option<f64>| sum.map(|sum| sum / weight.rows().max(1) as f64);
             let chosen = matches!(tensor.action, Action::Quantize { .. });
             let parts = tensor.outputs.iter().zip(&record.outputs);
@@ -118,6 +124,7 @@ impl Manifest {
                 error_mse_rtn: chosen.then(|| mean(squared_rtn)),
                 output_mse: of_rows(output),
                 output_mse_rtn: of_rows(output_rtn),
+                low_confidence: chosen.then(|| mean(near_bounds as f64)),
                 source_blake3: record.source.clone(),
                 parts: parts
                     .map(|(output, digest)| PartReport { name: output.name.clone(), blake3: digest.clone() })
@@ -131,6 +138,7 @@ impl Manifest {
             schema: SCHEMA,
             tool: concat!("reweight ", env!("CARGO_PKG_VERSION")).to_owned(),
             method: plan.chooses_codes().then(|| plan.method.to_string()),
+            band: plan.chooses_codes().then_some(plan.band),
             recipe: plan.recipe.clone(),
             source_digest: digest_of(tensors.iter().map(|tensor| (&tensor.name, &tensor.source_blake3))),
             target_digest,

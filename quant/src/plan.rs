@@ -1,12 +1,12 @@
 //! What will happen to each tensor, and why, before any weight is read. A dry run prints exactly this.
 
 mod agree;
+mod method;
 mod named;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::named::Named;
@@ -22,60 +22,10 @@ use crate::store::{Model, Storage, Weight};
 use crate::tensor::Dtype;
 
 pub use agree::Unlike;
+pub use method::{LOW_CONFIDENCE_BAND, Method};
 
 /// The output head, a linear module even where its matrix is the embedding's and absent from the file.
 const HEAD: &str = "lm_head";
-
-/// How codes are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Minimum and maximum of the group, nearest code.
-    Rtn,
-    /// Range and zero with the least squared error, nearest code.
-    Search,
-    /// Activation-aware scaling of channels, then `Search`.
-    Awq,
-    /// The ranges of `Search`, and rounding that compensates its errors.
-    Gptq,
-    /// Scaling as `Awq` and rounding as `Gptq`.
-    Best,
-    /// Activation-aware scaling as published: minimum and maximum, clipped; a baseline.
-    AwqPaper,
-}
-
-impl Method {
-    /// Whether channels are scaled before they are quantized.
-    #[must_use]
-    pub const fn scales(self) -> bool {
-        matches!(self, Self::Awq | Self::Best | Self::AwqPaper)
-    }
-
-    /// Whether it goes by how channels go together (x x^T).
-    #[must_use]
-    pub const fn correlates(self) -> bool {
-        self.compensates() || matches!(self, Self::AwqPaper)
-    }
-
-    /// Whether rounding needs to know how columns go together.
-    #[must_use]
-    pub const fn compensates(self) -> bool {
-        matches!(self, Self::Gptq | Self::Best)
-    }
-}
-
-impl std::fmt::Display for Method {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Rtn => "rtn",
-            Self::Search => "search",
-            Self::Awq => "awq",
-            Self::Gptq => "gptq",
-            Self::Best => "best",
-            Self::AwqPaper => "awq-paper",
-        })
-    }
-}
 
 /// What to do with a model.
 #[derive(Clone, Debug)]
@@ -104,6 +54,8 @@ pub struct PlanOptions {
     pub container: Container,
     /// What is done with weights that are quantized already.
     pub quantized: Quantized,
+    /// Steps from where rounding would go the other way within which a weight counts as one of low confidence.
+    pub band: f64,
 }
 
 /// What a plan does with weights that are quantized already, in a container or in GGUF blocks.
@@ -135,6 +87,7 @@ impl PlanOptions {
             recipe: None,
             container: Container::CompressedTensors,
             quantized: Quantized::Refuse,
+            band: LOW_CONFIDENCE_BAND,
         }
     }
 }
@@ -152,6 +105,8 @@ pub struct Plan {
     pub container: Container,
     /// The options' digest of statistics.
     pub statistics: Option<String>,
+    /// The options' band.
+    pub band: f64,
     /// The options' recipe.
     pub recipe: Option<Recipe>,
     /// Bytes of all source tensors.
@@ -293,6 +248,7 @@ impl Plan {
         Ok(Self {
             n_shards,
             method: options.method,
+            band: options.band,
             container: options.container,
             statistics: options.statistics.clone(),
             recipe: options.recipe.clone(),
@@ -309,7 +265,7 @@ impl Plan {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let version = env!("CARGO_PKG_VERSION");
-        let mut text = format!("reweight {version} {} {} {}", self.container, self.method, self.n_shards);
+        let mut text = format!("reweight {version} {} {} {} {}", self.container, self.method, self.band, self.n_shards);
         text.extend(self.statistics.iter().flat_map(|digest| [" ", digest]));
         for tensor in &self.tensors {
             // Writing into a string cannot fail.

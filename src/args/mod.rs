@@ -174,6 +174,21 @@ pub(crate) struct Inspect {
     #[arg(long, value_name = "PATTERN", value_hint = ValueHint::Other)]
     pub(crate) tensors: Option<String>,
 
+    /// Look at the weights: their shape, and how sure rounding is
+    ///
+    /// Kurtosis and skew of each linear layer, and the share of its weights within --band steps of where rounding to --scheme would go the other
+    /// way, from up to 256 rows. Of a quantized model the share is what `quantize` found.
+    #[arg(long)]
+    pub(crate) stats: bool,
+
+    /// With --stats, the scheme [default: int4-g128]
+    #[arg(long, value_name = "SCHEME", value_hint = ValueHint::Other, requires = "stats")]
+    pub(crate) scheme: Option<String>,
+
+    /// With --stats, steps from a boundary [default: 0.005]
+    #[arg(long, value_name = "STEPS", value_parser = value::band, value_hint = ValueHint::Other, requires = "stats")]
+    pub(crate) band: Option<f64>,
+
     /// Say what does not load in [vllm, llama.cpp, transformers]
     ///
     /// Compares how the model is stored with the limits of that engine, names the weights that go beyond one, and where the limit
@@ -290,6 +305,12 @@ pub(crate) struct Quantize {
     /// Without it such a tensor gets the largest group that does, and the report says so.
     #[arg(long)]
     pub(crate) strict: bool,
+
+    /// Steps from a boundary that count as near [default: 0.005]
+    ///
+    /// The report names the share of weights so near to where rounding goes the other way: those of low confidence.
+    #[arg(long, value_name = "STEPS", value_parser = value::band, value_hint = ValueHint::Other, hide_short_help = true)]
+    pub(crate) band: Option<f64>,
 
     /// Also write a report (.json or .md)
     #[arg(long, value_name = "FILE", value_parser = value::report_file, value_hint = ValueHint::FilePath)]

@@ -70,6 +70,7 @@ fn quantize_alone_has_the_documented_defaults() {
         dtype: AutoDtype::Auto,
         writing: plain_writing(),
         strict: false,
+        band: None,
         report: None,
     };
     assert_eq!(read(&["quantize", "m", "t"]), Ok(Args { global: no_global(), verb: Verb::Quantize(expected) }));
@@ -79,7 +80,7 @@ fn quantize_alone_has_the_documented_defaults() {
 fn quantize_takes_every_option() {
     let line = "quantize m t --scheme int3-g64 --method rtn --to compressed-tensors --keep a --keep b.* \
                 --tensor c=int8-g64 --tensor d=e=int2-g32 --scale-dtype f32 --dtype bf16 --max-shard-size 1GiB \
-                --dry-run --force --resume --fsync --strict --report r.md";
+                --dry-run --force --resume --fsync --strict --band 0.01 --report r.md";
     let pair = |pattern: &str, scheme: &str| TensorScheme { pattern: pattern.to_owned(), scheme: scheme.to_owned() };
     let expected = Quantize {
         engine: None,
@@ -97,6 +98,7 @@ fn quantize_takes_every_option() {
         dtype: AutoDtype::Bf16,
         writing: Writing { max_shard_size: ShardSize(1 << 30), dry_run: true, force: true, resume: true, fsync: true },
         strict: true,
+        band: Some(0.01),
         report: Some(ReportFile { path: "r.md".into(), format: ReportFormat::Markdown }),
     };
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -105,7 +107,8 @@ fn quantize_takes_every_option() {
 
 #[test]
 fn other_verbs() {
-    let inspect = Inspect { model: "m".into(), tensors: Some("*.q".to_owned()), engine: None };
+    let tensors = Some("*.q".to_owned());
+    let inspect = Inspect { model: "m".into(), tensors, stats: false, scheme: None, band: None, engine: None };
     let convert = Convert {
         model: "m".into(),
         target: "t".into(),

@@ -184,6 +184,12 @@ pub(crate) fn bits_per_weight(text: &str) -> Result<f64, String> {
     bits.ok_or_else(|| "expected a number of bits up to 16, such as 3.5".to_owned())
 }
 
+/// Reads a band about decision boundaries, in steps: from 0 to a half, which is everything.
+pub(crate) fn band(text: &str) -> Result<f64, String> {
+    let band = text.parse::<f64>().ok().filter(|band| (0.0..=0.5).contains(band));
+    band.ok_or_else(|| "expected a number of steps from 0 to 0.5, such as 0.005".to_owned())
+}
+
 /// Reads a bound on an error: a finite number, not negative.
 pub(crate) fn error_bound(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -8,7 +8,7 @@ use reweight_quant::diff::values_digest;
 use reweight_quant::error::RunError;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::pack::Container;
-use reweight_quant::plan::{Method, Plan, PlanOptions, Quantized};
+use reweight_quant::plan::{LOW_CONFIDENCE_BAND, Method, Plan, PlanOptions, Quantized};
 use reweight_quant::scheme::Scheme;
 use reweight_quant::store::{Model, Storage, Weight};
 use reweight_quant::tensor::Dtype;
@@ -98,6 +98,7 @@ fn options(arguments: &Convert, model: &Model) -> anyhow::Result<PlanOptions> {
         recipe: None,
         container: Container::default(),
         quantized: Quantized::Refuse,
+        band: LOW_CONFIDENCE_BAND,
         max_shard_bytes: usize::try_from(arguments.writing.max_shard_size.0)
             .context("--max-shard-size is too large")?,
     };

@@ -163,6 +163,7 @@ fn refuse(arguments: &Quantize) -> anyhow::Result<()> {
         (arguments.dtype != AutoDtype::Auto, "--dtype: --scheme and --tensor name the types of a GGUF file"),
         (arguments.budget.is_given(), "--target-bpw and --target-size: --scheme names a mix"),
         (arguments.recipe.is_some(), "--recipe: --tensor names types"),
+        (arguments.band.is_some(), "--band: its blocks are not counted"),
         (arguments.report.is_some(), "--report: --json prints it"),
     ];
     match odd.into_iter().find(|(given, _)| *given) {

@@ -1,10 +1,11 @@
-//! `inspect`: what is inside, from headers alone.
+//! `inspect`: what is inside, from headers alone unless the weights are asked about.
 
 use std::collections::BTreeMap;
 
 use reweight::eval::SavedLogits;
 use reweight_quant::engines::{Engine, Finding, check_model};
 use reweight_quant::error::FileError;
+use reweight_quant::kernels::Kernels;
 use reweight_quant::pattern::Pattern;
 use reweight_quant::roles::role;
 use reweight_quant::stats::Statistics;
@@ -13,6 +14,7 @@ use reweight_quant::tensor::shape_text;
 use serde::Serialize;
 
 use super::engine;
+use super::look::{Seen, looks};
 use crate::args::Inspect;
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes};
@@ -27,6 +29,9 @@ struct Document<'a> {
     bytes: usize,
     bits_per_weight: f64,
     stored_as: BTreeMap<String, usize>,
+    /// Steps from a decision boundary within which weights count as of low confidence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    band: Option<f64>,
     tensors: Vec<TensorDocument<'a>>,
     files: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,9 +53,11 @@ struct TensorDocument<'a> {
     stored_as: String,
     role: &'static str,
     bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats: Option<Seen>,
 }
 
-pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
+pub(super) fn run(arguments: &Inspect, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     if arguments.model.is_file() && Statistics::is_file(&arguments.model) {
         return statistics(arguments, ui);
     }
@@ -62,7 +69,13 @@ pub(super) fn run(arguments: &Inspect, ui: &Ui) -> anyhow::Result<Status> {
     if let Some(pattern) = &pattern {
         pattern.check(&model)?;
     }
-    let mut document = document(&model, |name| pattern.as_ref().is_none_or(|pattern| pattern.matches(name)))?;
+    let wanted = |name: &str| pattern.as_ref().is_none_or(|pattern| pattern.matches(name));
+    let mut document = document(&model, wanted)?;
+    if arguments.stats {
+        let mut looks = looks(arguments, &model, wanted, kernels)?;
+        document.band = Some(looks.band);
+        document.tensors.iter_mut().for_each(|tensor| tensor.stats = looks.tensors.remove(tensor.name));
+    }
     document.engine = arguments.engine.map(|choice| {
         let findings = check_model(choice.into(), &model);
         EngineDocument { name: choice.into(), loads: engine::loads(&findings), findings }
@@ -91,6 +104,7 @@ fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Result<Document<'_>
         stored_as: weight.stored_as(),
         role: role(weight, model_type).kept_because().unwrap_or("linear"),
         bytes: weight.stored_bytes(),
+        stats: None,
     });
     Ok(Document {
         layout: match model.layout() {
@@ -105,6 +119,7 @@ fn document(model: &Model, wanted: impl Fn(&str) -> bool) -> Result<Document<'_>
         bytes: total,
         bits_per_weight: total as f64 * 8.0 / n_parameters.max(1) as f64,
         stored_as,
+        band: None,
         tensors: tensors.collect(),
         files: model.side_files()?.iter().map(|file| file.name.as_str()).collect(),
         engine: None,
@@ -129,6 +144,11 @@ fn show(document: &Document<'_>, ui: &Ui) -> anyhow::Result<()> {
         ]);
     }
     ui.table(&table)?;
+    if let Some(band) = document.band {
+        ui.print("")?;
+        ui.table(&seen_table(document))?;
+        ui.print(&format!("\nlow confidence: within {band} steps of where rounding would go the other way"))?;
+    }
     let kind = document.model_type.unwrap_or("model without configuration");
     let quantized =
         document.quant_method.as_deref().map_or_else(String::new, |method| format!(", quantized as {method}"));
@@ -143,6 +163,24 @@ fn show(document: &Document<'_>, ui: &Ui) -> anyhow::Result<()> {
         document.bits_per_weight
     ))?;
     document.engine.as_ref().map_or(Ok(()), |found| engine::show(found.name, &found.findings, ui))
+}
+
+/// What was seen of weights.
+fn seen_table(document: &Document<'_>) -> Table<5> {
+    let mut table = Table::new([
+        ("tensor", Align::Left),
+        ("kurtosis", Align::Right),
+        ("skew", Align::Right),
+        ("scheme", Align::Left),
+        ("low confidence", Align::Right),
+    ]);
+    for tensor in &document.tensors {
+        if let Some(seen) = &tensor.stats {
+            let [kurtosis, skew, scheme, share] = seen.cells();
+            table.row([tensor.name.to_owned(), kurtosis, skew, scheme, share]);
+        }
+    }
+    table
 }
 
 #[derive(Serialize)]

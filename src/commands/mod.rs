@@ -11,6 +11,7 @@ mod generate;
 mod gguf;
 mod guidance;
 mod inspect;
+mod look;
 mod patch;
 mod plan;
 mod quantize;
@@ -38,7 +39,7 @@ use crate::ui::Ui;
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Status> {
     let kernels = prepare(&args.global, ui)?;
     match &args.verb {
-        Verb::Inspect(arguments) => inspect::run(arguments, ui),
+        Verb::Inspect(arguments) => inspect::run(arguments, kernels, ui),
         Verb::Calibrate(arguments) => calibrate::run(arguments, kernels, ui),
         Verb::Plan(arguments) => plan::run(arguments, kernels, ui),
         Verb::Quantize(arguments) => quantize::run(arguments, kernels, ui),

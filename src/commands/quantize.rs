@@ -14,7 +14,7 @@ use reweight_quant::kernels::Kernels;
 use reweight_quant::manifest::{Manifest, TensorReport};
 use reweight_quant::pack::{Container, compressed_tensors};
 use reweight_quant::pattern::Pattern;
-use reweight_quant::plan::{Plan, PlanOptions, Quantized};
+use reweight_quant::plan::{LOW_CONFIDENCE_BAND, Plan, PlanOptions, Quantized};
 use reweight_quant::recipe::Recipe;
 use reweight_quant::scheme::Scheme;
 use reweight_quant::stats::Statistics;
@@ -25,6 +25,7 @@ use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
 use super::guidance::{self, MappingReport};
+use super::look::share;
 use super::writing::{self, Figures, Finished};
 use super::{budget, engine, gguf};
 use crate::args::{self, AutoDtype, Guidance, Quantize, ReportFormat};
@@ -48,6 +49,8 @@ struct Document<'a> {
 struct ManifestBody<'a> {
     method: Option<&'a str>,
     bits_per_weight: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    band: Option<f64>,
     bytes_in: usize,
     bytes_out: usize,
     source_digest: &'a str,
@@ -92,6 +95,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
         manifest: ManifestBody {
             method: manifest.method.as_deref(),
             bits_per_weight: manifest.bits_per_weight,
+            band: manifest.band,
             bytes_in: manifest.bytes_in,
             bytes_out: manifest.bytes_out,
             source_digest: &manifest.source_digest,
@@ -236,6 +240,7 @@ fn options(arguments: &Quantize, guidance: &Guidance) -> anyhow::Result<PlanOpti
         dtype: dtype(arguments.dtype).or(container.float_dtype()),
         container,
         quantized: Quantized::Refuse,
+        band: arguments.band.unwrap_or(LOW_CONFIDENCE_BAND),
         strict: arguments.strict,
         max_shard_bytes: usize::try_from(arguments.writing.max_shard_size.0)
             .context("--max-shard-size is too large")?,
@@ -295,13 +300,14 @@ fn tell_unlike(plan: &Plan, ui: &Ui) {
     ));
 }
 
-fn error_table(manifest: &Manifest) -> Table<5> {
+fn error_table(manifest: &Manifest) -> Table<6> {
     let of_outputs = manifest.tensors.iter().any(|tensor| tensor.output_mse.is_some());
     let mut table = Table::new([
         ("tensor", Align::Left),
         ("scheme", Align::Left),
         (if of_outputs { "output mse" } else { "mse" }, Align::Right),
         ("of rtn", Align::Right),
+        ("low confidence", Align::Right),
         ("why", Align::Left),
     ]);
     let mut tensors: Vec<&TensorReport> = manifest.tensors.iter().collect();
@@ -315,6 +321,7 @@ fn error_table(manifest: &Manifest) -> Table<5> {
                 tensor.scheme.clone(),
                 format!("{mse:.3e}"),
                 ratio(mse, rtn),
+                share(tensor.low_confidence),
                 tensor.reason.clone(),
             ]);
         }
@@ -330,7 +337,7 @@ fn ratio(mse: f64, rtn: f64) -> String {
 /// The report for people who read files: a heading, the figures, a table. Names are code, so that nothing in them acts.
 fn markdown(manifest: &Manifest) -> String {
     let mut text = format!(
-        "# Quantization report\n\n{} wrote {} from {} ({:.3} bits per quantized weight).\n\n| tensor | from | to | mse | of rtn | why |\n|---|---|---|---:|---:|---|\n",
+        "# Quantization report\n\n{} wrote {} from {} ({:.3} bits per quantized weight).\n\n| tensor | from | to | mse | of rtn | low confidence | why |\n|---|---|---|---:|---:|---:|---|\n",
         manifest.tool,
         bytes(manifest.bytes_out as u64),
         bytes(manifest.bytes_in as u64),
@@ -345,9 +352,10 @@ fn markdown(manifest: &Manifest) -> String {
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "| `{name}` | {} | {} | {mse} | {of_rtn} | {} |",
+            "| `{name}` | {} | {} | {mse} | {of_rtn} | {} | {} |",
             tensor.from,
             tensor.scheme,
+            share(tensor.low_confidence),
             tensor.reason.replace('|', "?")
         );
     }

@@ -33,6 +33,7 @@ mod synthetic;
 mod bench;
 mod blocks;
 mod chat;
+mod confidence;
 mod convert;
 mod engines;
 mod evaluate;

@@ -25,6 +25,7 @@ struct Done {
     threads: usize,
     method: String,
     bits_per_weight: f64,
+    band: f64,
     bytes_in: usize,
     bytes_out: usize,
     source_digest: String,
@@ -45,6 +46,7 @@ struct DoneTensor {
     bytes: usize,
     error_mse: Option<f64>,
     error_mse_rtn: Option<f64>,
+    low_confidence: Option<f64>,
     source_blake3: String,
     parts: Vec<Value>,
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use reweight::quant::diff::values_digest;
 use reweight::quant::error::Error;
+use reweight::quant::grid::fixed_levels;
 use reweight::quant::kernels::{Kernels, best, supported};
 use reweight::quant::manifest::Manifest;
 use reweight::quant::pack::Container;
@@ -94,6 +95,67 @@ fn codes_scales_and_values_are_those_of_the_formulas() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// OFQ's mask: `|z - (k + 1/2)| <= BR` for a k from -n to n - 2, with `z = clamp(w / s, -1, 1 - 1e-6) n - 1/2` and `s` twice the mean of |w|
+/// (nbasyl/OFQ, `cga.py`, `freeze_outside_boundary_weight_idx`).
+#[test]
+fn low_confidence_is_what_the_published_mask_marks() {
+    for (bits, n) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
+        let (_, manifest) = quantized(&format!("statsq{bits}"), Method::Rtn, best());
+        assert_eq!(manifest.band, Some(0.005));
+        for report in manifest.tensors.iter().filter(|tensor| tensor.low_confidence.is_some()) {
+            let model = weights();
+            let weight = model.weight(&report.name).expect("it is in the source");
+            let values = weight.values(best());
+            let near = |row: &[f32]| {
+                let mean = row.iter().map(|w| f64::from(w.abs())).sum::<f64>() / row.len() as f64;
+                let place = |w: &f32| (f64::from(*w) / (2.0 * mean)).clamp(-1.0, 1.0 - 1e-6) * f64::from(n) - 0.5;
+                let marked = |z: f64| (-n..n - 1).any(|k| (z - (f64::from(k) + 0.5)).abs() <= 0.005);
+                row.iter().map(place).filter(|z| marked(*z)).count()
+            };
+            let expected: usize = values.chunks_exact(weight.columns()).map(near).sum();
+            let found = report.low_confidence.expect("filtered") * values.len() as f64;
+            // A step rounded to f32 moves places by a few millionths: perhaps one weight across the edge of a band.
+            assert!((found - expected as f64).abs() <= 1.0, "{bits} {}: {found} and {expected}", report.name);
+            assert!(bits == 1 || expected > 0, "{bits} {}", report.name);
+        }
+    }
+}
+
+/// Every table of levels, beside distances told from the manifest's own scales.
+#[test]
+fn low_confidence_on_tables_of_levels_is_told_from_their_levels() {
+    for (scheme, levels) in [("nf4-g64", 16), ("ternary", 3), ("lloyd2-g32", 4)] {
+        let target = tempfile::tempdir().expect("the system has a folder for temporary files");
+        let options = PlanOptions { band: 0.1, ..options(scheme, Method::Search, Container::Reweight) };
+        let (model, manifest) =
+            write(&weights(), &options, &target.path().join("t"), best()).unwrap_or_else(|error| panic!("{error}"));
+        let source = weights();
+        for report in manifest.tensors.iter().filter(|tensor| tensor.low_confidence.is_some()) {
+            let weight = source.weight(&report.name).expect("it is in the source");
+            let stored = model.weight(&report.name).expect("it is in the target");
+            let Storage::Packed(packed) = &stored.storage else { panic!("it is quantized") };
+            let group = packed.scheme().group_len(weight.columns());
+            let (codes, scales) = codes(stored);
+            let (values, stored) = (weight.values(best()), stored.values(best()));
+            let fixed = fixed_levels(packed.scheme().levels());
+            let mut level = fixed.unwrap_or_else(|| vec![f32::NAN; levels]);
+            assert_eq!(level.len(), levels, "{scheme}");
+            for (at, code) in codes.iter().enumerate().filter(|(at, _)| scales[at / group] > 0.0) {
+                level[usize::from(*code)] = stored[at] / scales[at / group];
+            }
+            assert!(level.iter().all(|level| level.is_finite()), "every level of {scheme} is used");
+            let near = |(at, value): &(usize, &f32)| {
+                let place = *value / scales[at / group];
+                level.windows(2).any(|pair| (place - f32::midpoint(pair[0], pair[1])).abs() < 0.1 * (pair[1] - pair[0]))
+            };
+            let expected = values.iter().enumerate().filter(|pair| scales[pair.0 / group] > 0.0).filter(near).count();
+            let found = report.low_confidence.expect("filtered") * values.len() as f64;
+            // Levels are told from values here, to some 1e-7.
+            assert!((found - expected as f64).abs() <= 2.0, "{scheme} {}: {found} and {expected}", report.name);
+        }
+    }
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod avx512;
 mod activation;
 mod blocks;
 mod compensate;
+mod confidence;
 #[cfg(target_arch = "x86_64")]
 mod convert;
 mod dense;

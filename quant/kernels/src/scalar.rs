@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::lanes::{LANES, Lanes, transpose_values};
 use crate::table::Kernels;
-use crate::{blocks, compensate, convert, dequantize, pack, reduce, rtn, search, sums};
+use crate::{blocks, compensate, confidence, convert, dequantize, pack, reduce, rtn, search, sums};
 
 /// The definition of every kernel.
 pub(crate) static SCALAR: Kernels = Kernels {
@@ -31,6 +31,7 @@ pub(crate) static SCALAR: Kernels = Kernels {
     round_to_levels: |levels, group, triangle, rows| compensate::round_to_levels(Scalar, levels, group, triangle, rows),
     compensated_error: |triangle, differences, rows| compensate::error_of(Scalar, triangle, differences, rows),
     subtract_products: |row, others, from| compensate::subtract_products(Scalar, row, others, from),
+    near_bounds: |by, group, row, scales, zeros| confidence::near_bounds(Scalar, by, group, row, scales, zeros),
     add_moments: |rows, abs, squares, part| sums::add_moments(Scalar, rows, abs, squares, part),
     add_units: |per_unit, units, added| sums::add_units(Scalar, per_unit, units, added),
     symmetric_blocks: |search, block, scales| blocks::symmetric(Scalar, search, block, scales),

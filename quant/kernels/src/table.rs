@@ -26,6 +26,7 @@ type RoundToLevels = fn((&[f32], &[f32]), usize, Triangle<'_>, &mut CompensatedR
 type CompensatedError = fn(Triangle<'_>, &[Column<f32>], &mut CompensatedRows) -> Column<f64>;
 type SubtractProducts = fn(&[f64], &[f64], &mut [f64]);
 type AddMoments = fn(&[f32], &mut [f64], &mut [f64], &mut [f32]);
+type NearBounds = fn((u8, f32, f32), usize, &[f32], &[f32], &[u8]) -> usize;
 type Search = fn(Grid, usize, &[f32], Option<&[f32]>, usize, &mut RowCodes<'_>) -> RowErrors;
 
 type SymmetricBlocks = fn(&BlockSearch<'_>, BlockRows<'_>, &mut OfRows);
@@ -60,6 +61,7 @@ pub struct Kernels {
     pub(crate) round_to_levels: RoundToLevels,
     pub(crate) compensated_error: CompensatedError,
     pub(crate) subtract_products: SubtractProducts,
+    pub(crate) near_bounds: NearBounds,
     pub(crate) add_moments: AddMoments,
     pub(crate) add_units: fn(f64, &mut [i64], &[f32]),
     pub(crate) symmetric_blocks: SymmetricBlocks,
@@ -299,6 +301,24 @@ impl Kernels {
         (self.search)(grid, group.min(row.len().max(1)), row, weights, n_candidates, out)
     }
 
+    /// How many values of a row lie less than `band` of a step (0 to a half) from where rounding would go the other way, with the
+    /// scales and zeros given. Codes run from 0 to `code_max` and stand for `(code - zero - offset) * scale`; reads the row once.
+    ///
+    /// # Panics
+    /// Unless there is a scale and a zero for each group, and `group` is at least 1.
+    #[must_use]
+    pub fn near_bounds(
+        &self,
+        (code_max, offset, band): (u8, f32, f32),
+        group: usize,
+        row: &[f32],
+        (scales, zeros): (&[f32], &[u8]),
+    ) -> usize {
+        assert!(group > 0, "a group has a value");
+        assert_eq!([scales.len(), zeros.len()], [row.len().div_ceil(group); 2], "a scale and a zero for each group");
+        (self.near_bounds)((code_max, offset, band), group, row, scales, zeros)
+    }
+
     /// Rounds rows to their grids column by column, each to the code nearest to its weight and what earlier errors carry over;
     /// returns the sum of squared output errors of each row.
     ///
@@ -499,6 +519,10 @@ macro_rules! simd_table {
             subtract_products: entry!(
                 compensate::subtract_products,
                 |row: &[f64], others: &[f64], from: &mut [f64]|
+            ),
+            near_bounds: entry!(
+                confidence::near_bounds,
+                |by: (u8, f32, f32), group: usize, row: &[f32], scales: &[f32], zeros: &[u8]| -> usize
             ),
             add_moments: entry!(
                 sums::add_moments,

@@ -86,6 +86,7 @@ fn tensor(
             scale_dtype: member.scale_dtype,
             container: Container::for_scheme(*scheme),
             method: Method::Search,
+            band: 0.0,
             importance: importance.as_ref(),
         };
         let found = encode::encode(kernels, &sample, &recipe, &mut encoded)?;
@@ -96,7 +97,7 @@ fn tensor(
 }
 
 /// Rows spread evenly over a weight.
-fn sampled(weight: &Weight, kernels: &Kernels) -> Vec<f32> {
+pub(crate) fn sampled(weight: &Weight, kernels: &Kernels) -> Vec<f32> {
     let (rows, columns) = (weight.rows(), weight.columns());
     let n = rows.min(ROWS_MAX);
     let mut values = vec![0.0; n * columns];
@@ -108,7 +109,7 @@ fn sampled(weight: &Weight, kernels: &Kernels) -> Vec<f32> {
 }
 
 /// A matrix of the same width with other rows, in memory.
-fn in_memory(weight: &Weight, values: &[f32]) -> Weight {
+pub(crate) fn in_memory(weight: &Weight, values: &[f32]) -> Weight {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let range = 0..bytes.len();
     Weight {

@@ -10,6 +10,7 @@ mod units;
 
 pub use allocate::{Allocation, Choice, allocate};
 pub use measure::{Measure, Shape, measure, rounded};
+pub(crate) use measure::{in_memory, sampled};
 pub use units::{Member, Unit, Units};
 
 use crate::pattern::Pattern;

@@ -74,6 +74,7 @@ impl<'a> Scratch<'a> {
                 Some(importance) => self.weighted(kernels, weight, row, recipe, importance),
             };
             total.add(error);
+            total.near_bounds += self.near_bounds(kernels, recipe);
             self.store(kernels, recipe, row - first, stored);
         }
         Ok(total)
@@ -136,7 +137,8 @@ impl<'a> Scratch<'a> {
         };
         let output = output / (row_factor * row_factor);
         let squared = self.squared(kernels, group);
-        TensorError { squared, squared_rtn, output: Some(output), output_rtn: Some(output_rtn) }
+        let (output, output_rtn) = (Some(output), Some(output_rtn));
+        TensorError { squared, squared_rtn, output, output_rtn, ..TensorError::default() }
     }
 
     /// What rounding to nearest does to the row as the file has it, which `original` is left holding.
@@ -167,6 +169,12 @@ impl<'a> Scratch<'a> {
         original.resize(row.len(), 0.0);
         coder.dequantize(kernels, group, (codes, scales, zeros), original);
         kernels.squared_error(group, original, row, None)
+    }
+
+    /// Weights of the row that rounding to nearest could as well have put elsewhere.
+    fn near_bounds(&self, kernels: &Kernels, recipe: &Recipe<'_>) -> u64 {
+        let group = recipe.scheme.group_len(self.row.len());
+        self.coder.near_bounds(kernels, (group, recipe.band), &self.row, (&self.scales, &self.zeros)) as u64
     }
 
     fn store(&self, kernels: &Kernels, recipe: &Recipe<'_>, index: usize, stored: &mut Stored<'_>) {
@@ -204,6 +212,7 @@ impl<'a> Scratch<'a> {
             self.take_differences(kernels, weight, row, group, lane);
             total.squared_rtn += self.rtn_here(kernels, recipe);
             self.choose(kernels, recipe, Some(&importance.scaled_moments));
+            total.near_bounds += self.near_bounds(kernels, recipe);
             lanes.weights.iter_mut().zip(&self.row).for_each(|(lanes, value)| lanes[lane] = *value);
             lanes.scales.iter_mut().zip(&self.scales).for_each(|(lanes, value)| lanes[lane] = *value);
             lanes.zeros.iter_mut().zip(&self.zeros).for_each(|(lanes, value)| lanes[lane] = f32::from(*value));

@@ -105,6 +105,28 @@ impl Coder {
         }
     }
 
+    /// How many values of a row lie within a band of where rounding would go the other way, with the scales and zeros given. The band is
+    /// a share of the step between the two levels.
+    #[must_use]
+    pub fn near_bounds(
+        &self,
+        kernels: &Kernels,
+        (group, band): (usize, f32),
+        row: &[f32],
+        (scales, zeros): (&[f32], &[u8]),
+    ) -> usize {
+        match &self.0 {
+            Kind::Affine(grid) => kernels.near_bounds((grid.code_max(), 0.0, band), group, row, (scales, zeros)),
+            Kind::Table { levels, table, .. } => {
+                if let Some(half) = table.half_levels() {
+                    let code_max = u8::MAX >> (8 - bits(*levels));
+                    return kernels.near_bounds((code_max, half - 0.5, band), group, row, (scales, zeros));
+                }
+                row.chunks(group).zip(scales).map(|(values, scale)| table.near_bounds(*scale, values, band)).sum()
+            }
+        }
+    }
+
     /// Values of codes.
     pub fn dequantize(
         &self,

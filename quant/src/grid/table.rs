@@ -91,6 +91,16 @@ impl Table {
         }
     }
 
+    /// Values less than a band, as a share of the step between two levels, from the bound between these; none with a scale of 0.
+    pub(super) fn near_bounds(&self, scale: f32, values: &[f32], band: f32) -> usize {
+        let near = |value: &&f32| {
+            let place = **value / scale;
+            let steps = self.values.windows(2).map(|pair| pair[1] - pair[0]);
+            self.bounds.iter().zip(steps).any(|(bound, step)| (place - bound).abs() < band * step)
+        };
+        if scale > 0.0 { values.iter().filter(near).count() } else { 0 }
+    }
+
     /// Values of codes: `level * scale`, one rounding a value. A code without a level gives 0.
     pub(super) fn dequantize(&self, scale: f32, codes: &[u8], out: &mut [f32]) {
         dequantize(&self.values, self.halves, scale, codes, out);

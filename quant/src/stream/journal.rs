@@ -36,6 +36,9 @@ pub struct Record {
     pub output: Option<f64>,
     /// See `output`.
     pub output_rtn: Option<f64>,
+    /// Weights near a boundary between two codes.
+    #[serde(default)]
+    pub near_bounds: u64,
 }
 
 impl Record {
@@ -47,6 +50,7 @@ impl Record {
             squared_rtn: self.squared_rtn,
             output: self.output,
             output_rtn: self.output_rtn,
+            near_bounds: self.near_bounds,
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Work<'a> {
 
 /// A large tensor on its way to the writer.
 enum Job {
-    Encoded { index: usize, encoded: Encoded, error: TensorError, source: blake3::Hash },
+    Encoded { index: usize, encoded: Encoded, error: Box<TensorError>, source: blake3::Hash },
     Unquantized { index: usize },
 }
 
@@ -120,7 +120,7 @@ impl<'a> Work<'a> {
                 let Ok(mut encoded) = buffers.recv() else { return Ok(()) };
                 let Some((error, source)) = self.encode(index, &mut encoded)? else { continue };
                 self.note_memory();
-                Job::Encoded { index, encoded, error, source }
+                Job::Encoded { index, encoded, error: Box::new(error), source }
             } else {
                 Job::Unquantized { index }
             };
@@ -136,7 +136,7 @@ impl<'a> Work<'a> {
         while let Ok(job) = queue.recv() {
             let (index, record) = match job {
                 Job::Encoded { index, encoded, error, source } => {
-                    let record = self.write_encoded(index, &encoded, error, source)?;
+                    let record = self.write_encoded(index, &encoded, *error, source)?;
                     // The producer may have stopped already; then nobody needs the buffer.
                     drop(give_back.send(encoded));
                     (index, record)
@@ -167,8 +167,8 @@ impl<'a> Work<'a> {
         if let (Method::AwqPaper, Some(importance), Some(input)) = (method, &mut importance, input) {
             importance.groups = GroupGrams::of(input, weight, scheme.group_len(weight.columns()));
         }
-        let container = self.plan.container;
-        let recipe = Recipe { scheme, scale_dtype, container, method, importance: importance.as_ref() };
+        let (container, band) = (self.plan.container, self.plan.band as f32);
+        let recipe = Recipe { scheme, scale_dtype, container, method, band, importance: importance.as_ref() };
         let mut error = encode(kernels, weight, &recipe, encoded)?;
         if method.compensates() && error.output > error.output_rtn {
             // Statistics that tell too little; ranges and nearest codes then.
@@ -271,8 +271,8 @@ fn pieces(weight: &Weight, dtype: Dtype) -> impl Iterator<Item = std::ops::Range
 
 impl Record {
     fn of(name: &str, source: blake3::Hash, outputs: Vec<String>, error: TensorError) -> Self {
-        let TensorError { squared, squared_rtn, output, output_rtn } = error;
+        let TensorError { squared, squared_rtn, output, output_rtn, near_bounds } = error;
         let (name, source) = (name.to_owned(), source.to_string());
-        Self { name, source, outputs, squared, squared_rtn, output, output_rtn }
+        Self { name, source, outputs, squared, squared_rtn, output, output_rtn, near_bounds }
     }
 }
