@@ -24,7 +24,7 @@ fn read(folder: &Path, skip: &[&str]) -> Vec<Tensor> {
 }
 
 /// A llama `source`, two models near it, and patches from it to them: `a.patch` in f32, `b.patch` in 4 bits.
-fn workshop() -> Dir {
+pub(crate) fn workshop() -> Dir {
     let dir = llama();
     let source = read(&dir.path().join("source"), &[]);
     let config: Value =
