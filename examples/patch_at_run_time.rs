@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
 
     // Once, when the model is loaded.
     let model = Model::open(folder.as_ref())?;
-    let patch = adapter::open(patch.as_ref())?;
+    let patch = adapter::open(patch.as_ref(), Some(&model))?;
     let mut changed = model.weights().iter().filter(|weight| patch.entry(&weight.name).is_some());
     let (weight, packed) = changed
         .find_map(|weight| match &weight.storage {

@@ -30,6 +30,7 @@ pub mod shards;
 pub mod side;
 pub mod signature;
 pub mod state;
+pub mod svd;
 mod tensor;
 pub mod undo;
 pub mod update;

@@ -440,12 +440,22 @@ pub fn write<'a>(
     path: &Path,
     header: &Header,
     parts: &[NewTensor],
-    mut fill: impl FnMut(usize) -> Result<Cow<'a, [u8]>, PatchError>,
+    fill: impl FnMut(usize) -> Result<Cow<'a, [u8]>, PatchError>,
 ) -> Result<(), PatchError> {
     let document = serde_json::to_string(header).expect("strings and numbers make JSON");
     let said = [("format", FORMAT.to_owned()), ("patch", document), ("version", VERSION.to_owned())];
     let metadata: BTreeMap<String, String> = said.map(|(key, value)| (key.to_owned(), value)).into();
-    let layout = layout(parts, &metadata);
+    write_parts(path, parts, &metadata, fill)
+}
+
+/// Writes a safetensors file part by part and lets it appear.
+pub(crate) fn write_parts<'a>(
+    path: &Path,
+    parts: &[NewTensor],
+    metadata: &BTreeMap<String, String>,
+    mut fill: impl FnMut(usize) -> Result<Cow<'a, [u8]>, PatchError>,
+) -> Result<(), PatchError> {
+    let layout = layout(parts, metadata);
     let mut file = rename::begin(path)?;
     let io = |error| FileError::io(path, "write")(error);
     file.write_all(&layout.header).map_err(io)?;

@@ -1,5 +1,6 @@
 //! `patch` and its verbs.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use clap::{Args as Group, Subcommand, ValueEnum, ValueHint};
@@ -95,7 +96,8 @@ pub(crate) struct Extract {
 #[command(after_long_help = "\
 Examples:
   reweight patch diff ./base ./tuned tuned.patch
-  reweight patch diff ./base ./tuned tuned.patch --bits 4")]
+  reweight patch diff ./base ./tuned tuned.patch --bits 4
+  reweight patch diff ./base ./tuned ./adapter --rank 16")]
 pub(crate) struct PatchDiff {
     /// The model that the patch goes on
     #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
@@ -105,9 +107,15 @@ pub(crate) struct PatchDiff {
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     pub(crate) b: PathBuf,
 
-    /// The file to write; must not exist without --force
-    #[arg(value_name = "OUT", value_hint = ValueHint::FilePath)]
+    /// The file to write, or the folder with --rank; must not exist without --force
+    #[arg(value_name = "OUT", value_hint = ValueHint::AnyPath)]
     pub(crate) out: PathBuf,
+
+    /// Write a LoRA adapter of this rank, which PEFT loads
+    ///
+    /// A folder with the best approximation of each matrix's change. What is no matrix is left out and told.
+    #[arg(long, value_name = "R", conflicts_with_all = ["bits", "name"])]
+    pub(crate) rank: Option<NonZeroU16>,
 
     /// first:N, all, or a glob over names
     #[arg(long, value_name = "LAYERS", default_value = "all", value_hint = ValueHint::Other)]
@@ -141,7 +149,9 @@ pub(crate) struct Add {
     #[arg(required_unless_present = "in_place", conflicts_with = "in_place")]
     pub(crate) target: Option<PathBuf>,
 
-    /// Patch files or adapter folders, with a strength [1]
+    /// Patch files or adapters, with a strength [1]
+    ///
+    /// Adapters are folders of PEFT, or GGUF files of llama.cpp for this model.
     #[arg(long, value_name = "FILE[=ALPHA]", num_args = 1.., required = true, value_parser = value::patch_file)]
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) patch: Vec<PatchFile>,

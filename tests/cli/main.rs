@@ -48,6 +48,7 @@ mod json;
 mod linear;
 mod logits;
 mod patch;
+mod patch_adapters;
 mod patch_coded;
 #[cfg(target_os = "linux")]
 mod patch_killed;

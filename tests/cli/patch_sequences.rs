@@ -84,7 +84,7 @@ fn workshop() -> (Dir, Vec<Arc<Patch>>) {
     peft(&dir, "d", &factors, &json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 60, "target_modules": ["q_proj"] }));
     let block = [f32s(format!("base_model.model.{DOWN}.miss_block"), [5, 64])];
     peft(&dir, "e", &block, &json!({ "peft_type": "MISS", "r": 5, "target_modules": ["down_proj"] }));
-    let opened = ["a.patch", "b.patch", "c.patch", "d", "e"].map(|name| adapter::open(&dir.path().join(name)));
+    let opened = ["a.patch", "b.patch", "c.patch", "d", "e"].map(|name| adapter::open(&dir.path().join(name), None));
     (dir, opened.map(|patch| Arc::new(patch.expect("the patch opens"))).into())
 }
 

@@ -8,13 +8,15 @@ quantized weights, where we compute in f32; bounds are about three times the dif
 import math
 import re
 import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import ROOT
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
-from transformers import Gemma2Config, Gemma2ForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig
+from transformers import MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 CONTEXT = 256
 SCHEMES = {"f16": 2e-3, "q8_0": 1e-2, "q4_0": 2e-2, "q4_k_m": 2e-2}
@@ -32,8 +34,8 @@ def llama(program, *words):
     return told
 
 
-def their_loss(file, text):
-    words = ["-m", file, "-f", text, "-c", CONTEXT, "-b", CONTEXT, "--chunks", 1, "-t", 1, "--no-repack"]
+def their_loss(file, text, *more):
+    words = [*more, "-m", file, "-f", text, "-c", CONTEXT, "-b", CONTEXT, "--chunks", 1, "-t", 1, "--no-repack"]
     return math.log(float(re.search(r"PPL = ([0-9.]+)", llama("llama-perplexity", *words)).group(1)))
 
 
@@ -108,6 +110,32 @@ def test_llama_cpp_runs_other_architectures(make, smollm2, reweight, text, tmp_p
         ours, theirs = our_loss(reweight, file, text, tokenizer, tmp_path), their_loss(file, text)
         measured(f"{make.__name__} {scheme}: loss {ours:.4f}, llama.cpp {theirs:.4f}")
         assert theirs == pytest.approx(ours, abs=bound)
+
+
+def test_llama_cpp_applies_an_adapter_as_we_do(smollm2, reweight, text, tmp_path, measured):
+    """Its own converter's file, beside the weights there and in them here; queries and keys in its order of rows, embeddings turned."""
+    torch.manual_seed(17)
+    # Not tied: llama.cpp would multiply the factors of embeddings, turned as they are, into logits too.
+    sizes = SIZES | {"tie_word_embeddings": False}
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=288, intermediate_size=352, head_dim=32, **sizes)).float()
+    model.save_pretrained(tmp_path / "source")
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(tmp_path / "source")
+    tuned = get_peft_model(model, LoraConfig(r=8, lora_alpha=12, target_modules=["q_proj", "k_proj", "down_proj", "embed_tokens"]))
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    script = next(ROOT.glob("target/llama.cpp/*/vendor/llama.cpp/convert_lora_to_gguf.py"))
+    words = ["--base", tmp_path / "source", "--outfile", tmp_path / "lora.gguf", tmp_path / "adapter"]
+    subprocess.run([sys.executable, script, *words], check=True, capture_output=True, timeout=300)
+    reweight("quantize", tmp_path / "source", tmp_path / "base.gguf", "--to", "gguf", "--scheme", "f32")
+    reweight("patch", "add", tmp_path / "base.gguf", tmp_path / "on.gguf", "--patch", tmp_path / "lora.gguf")
+    beside = their_loss(tmp_path / "base.gguf", text, "--lora", tmp_path / "lora.gguf")
+    merged, before = their_loss(tmp_path / "on.gguf", text), their_loss(tmp_path / "base.gguf", text)
+    measured(f"LoRA: loss {before:.4f} without, {beside:.4f} beside the weights, {merged:.4f} in them")
+    assert beside == pytest.approx(merged, abs=2e-3)
+    assert abs(beside - before) > 0.05
 
 
 def test_files_are_split_and_merged_as_llama_cpp_does(gguf, reweight, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from folders import decompress
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from peft import LoraConfig, MissConfig, get_peft_model
+from peft import LoraConfig, MissConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -152,6 +152,41 @@ def test_what_cannot_be_reproduced_is_refused(reweight, tmp_path):
         words = ("patch", "add", tmp_path / "base.safetensors", tmp_path / "x.safetensors", "--patch", tmp_path / "adapter")
         reweight(*words, status=2)
         assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("make", [llama, Net], ids=lambda make: make.__name__)
+def test_adapters_of_a_difference_are_the_best_of_their_rank(make, reweight, tmp_path, measured):
+    """Singular values by torch in f64, and PEFT, which loads the folder and merges it."""
+    torch.manual_seed(7)
+    rank, base = 5, make()
+    new = copy.deepcopy(base)
+    with torch.no_grad():
+        for parameter in new.parameters():
+            # One part of low rank, as tuning leaves it, under noise without any.
+            flat = torch.randn_like(parameter).reshape(parameter.shape[0], -1)
+            thin = torch.randn(flat.shape[0], 3) @ torch.randn(3, flat.shape[1])
+            parameter.add_((0.05 * thin + 0.02 * flat).reshape(parameter.shape))
+    save_file(plain(base.state_dict()), tmp_path / "base.safetensors")
+    save_file(plain(new.state_dict()), tmp_path / "new.safetensors")
+    words = ("patch", "diff", tmp_path / "base.safetensors", tmp_path / "new.safetensors", tmp_path / "adapter")
+    told = {row["name"]: row for row in reweight(*words, "--rank", rank, "--json")["tensors"]}
+    tuned = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "adapter")
+    merged = plain(tuned.merge_and_unload().state_dict())
+    worst_energy = worst_weight = 0.0
+    for name, row in told.items():
+        change = (new.state_dict()[name].double() - base.state_dict()[name].double())
+        if change.ndim < 2:
+            assert row["singular_values"] is None and torch.equal(merged[name], base.state_dict()[name])
+            continue
+        u, s, v = torch.linalg.svd(change.reshape(change.shape[0], -1), full_matrices=False)
+        energy = s[:rank].square().sum().item()
+        worst_energy = max(worst_energy, abs(row["energy_kept"] - energy) / energy, abs(row["energy"] / s.square().sum().item() - 1))
+        best = (u[:, :rank] * s[:rank] @ v[:rank]).reshape(change.shape)
+        found = merged[name].double() - base.state_dict()[name].double()
+        worst_weight = max(worst_weight, ((found - best).norm() / best.norm()).item())
+    measured(f"rank {rank} of {make.__name__}: energy within {worst_energy:.1e} of torch's, merged weights within {worst_weight:.1e}")
+    assert worst_energy <= 1e-5
+    assert worst_weight <= 1e-4
 
 
 def adapter_of_llama(folder, sizes):

@@ -19,8 +19,8 @@ use crate::PatchError;
 use crate::patch::{self, Change, Entry, Header, Kind};
 use crate::values::Float;
 
-const WEIGHTS: &str = "adapter_model.safetensors";
-const PREFIX: &str = "base_model.model.";
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const PREFIX: &str = "base_model.model.";
 
 /// Settings that change what the factors mean; each must be absent, null, false or empty.
 const REFUSED: [&str; 12] = [

@@ -14,7 +14,7 @@ struct Document {
 }
 
 pub(super) fn run(arguments: &Compare, ui: &Ui) -> anyhow::Result<Status> {
-    let opened = arguments.patches.iter().map(|path| super::open_patch(path));
+    let opened = arguments.patches.iter().map(|path| super::open_patch(path, None));
     let patches = opened.collect::<Result<Vec<Patch>, PatchError>>()?;
     let mut pairs = Vec::new();
     for (index, a) in patches.iter().enumerate() {

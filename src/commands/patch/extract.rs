@@ -11,6 +11,7 @@ use reweight_patches::signature::{self, Options, Sources, Store, TensorFigures};
 use reweight_patches::values::Float;
 use serde::Serialize;
 
+use super::low_rank;
 use crate::args::{DeltaBits, Extract, PatchDiff, Projection};
 use crate::commands::{check_target, open};
 use crate::failure::Status;
@@ -53,6 +54,9 @@ pub(super) fn extract(arguments: &Extract, ui: &Ui) -> anyhow::Result<Status> {
 pub(super) fn diff(arguments: &PatchDiff, ui: &Ui) -> anyhow::Result<Status> {
     check_target(&arguments.out, arguments.making.force)?;
     let (base, new) = (open(&arguments.a, ui)?, open(&arguments.b, ui)?);
+    if let Some(rank) = arguments.rank {
+        return low_rank::run(arguments, rank.get().into(), &layers(&arguments.layers), (&base, &new), ui);
+    }
     let name = arguments.making.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out));
     let (layers, store) = (layers(&arguments.layers), store(arguments.bits));
     let figures = if arguments.making.dry_run {

@@ -3,6 +3,7 @@
 mod compare;
 mod extract;
 mod list;
+mod low_rank;
 mod rewriting;
 mod verify;
 
@@ -11,6 +12,7 @@ use std::path::Path;
 use reweight::demo;
 use reweight_patches::update::Recovered;
 use reweight_patches::{Patch as PatchFile, PatchError, State, adapter, state};
+use reweight_quant::store::Model;
 
 use crate::args::{Patch, PatchVerb};
 use crate::failure::Status;
@@ -47,11 +49,11 @@ fn open(path: &Path, ui: &Ui) -> anyhow::Result<State> {
     Ok(state)
 }
 
-/// Opens a patch, an adapter, or a signature of the bundled classifier, unless something of that name exists.
-fn open_patch(path: &Path) -> Result<PatchFile, PatchError> {
+/// Opens a patch, an adapter for a model, or a signature of the bundled classifier, unless something of that name exists.
+fn open_patch(path: &Path, base: Option<&Model>) -> Result<PatchFile, PatchError> {
     match demo::vision_file(path).filter(|_| !path.exists()) {
         Some(bytes) => PatchFile::parse(path, bytes),
-        None => adapter::open(path),
+        None => adapter::open(path, base),
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn add(arguments: &Add, ui: &Ui) -> anyhow::Result<Status> {
     let state = open(&arguments.model, ui)?;
     let mut set = state.patches().to_vec();
     for file in &arguments.patch {
-        let opened = open_patch(&file.path)?;
+        let opened = open_patch(&file.path, Some(state.model()))?;
         // A file's own name wins over the one it was made under: that is what people see.
         let name = patch::name_of(&file.path);
         let (strength, transfer, side) = (file.strength, arguments.transfer, arguments.side);

@@ -22,7 +22,7 @@ use crate::store::Bytes;
 pub(crate) use dequantize::IQ4_VALUES;
 pub use dequantize::dequantize;
 pub(crate) use hugging_face::export;
-pub use hugging_face::{HfTensor, HfView, KNOWN_ARCHITECTURES, RowOrder};
+pub use hugging_face::{HfTensor, HfView, KNOWN_ARCHITECTURES, Lora, LoraLayer, RowOrder};
 pub use parse::{MAX_KEY_BYTES, MAX_KEYS, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
 pub use split::is_later_file;
 pub(crate) use split::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};

@@ -51,12 +51,21 @@ pub(crate) struct Export {
 }
 
 /// A configuration, and how to speak of what it lacks.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     path: &'a Path,
     config: &'a Json,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn of(model: &'a Model) -> Result<Self, FileError> {
+        let path = model.path();
+        let config = model.config().ok_or_else(|| FileError::Unsupported {
+            path: path.to_owned(),
+            what: "a GGUF file of a model without config.json".to_owned(),
+        })?;
+        Ok(Self { path, config })
+    }
+
     fn unsupported(&self, what: String) -> FileError {
         FileError::Unsupported { path: self.path.to_owned(), what }
     }
@@ -65,7 +74,7 @@ impl Reader<'_> {
         self.config.get(key)?.as_u64().and_then(|count| u32::try_from(count).ok())
     }
 
-    fn required(&self, key: &str) -> Result<u32, FileError> {
+    pub(super) fn required(&self, key: &str) -> Result<u32, FileError> {
         self.count(key)
             .ok_or_else(|| self.unsupported(format!("a GGUF file of a configuration without a count {key:?}")))
     }
@@ -79,6 +88,16 @@ impl Reader<'_> {
         let of = |part: &str| self.config.get(part)?.get(key);
         of("rope_parameters").or_else(|| of("rope_scaling")).filter(|value| !value.is_null())
     }
+
+    pub(super) fn heads(&self) -> Result<Heads, FileError> {
+        let queries = self.required("num_attention_heads")?;
+        let keys = self.count("num_key_value_heads").unwrap_or(queries);
+        if queries == 0 || keys == 0 {
+            return Err(self.unsupported("a GGUF file of a model without attention heads".to_owned()));
+        }
+        let len = self.count("head_dim").unwrap_or(self.required("hidden_size")? / queries);
+        Ok(Heads { queries, keys, len })
+    }
 }
 
 /// Describes a model.
@@ -86,38 +105,34 @@ impl Reader<'_> {
 /// # Errors
 /// `FileError::Unsupported` for architectures, rotations, tokenizers and tensors that no file can say.
 pub(crate) fn export(model: &Model) -> Result<Export, FileError> {
-    let path = model.path();
-    let config = model.config().ok_or_else(|| FileError::Unsupported {
-        path: path.to_owned(),
-        what: "a GGUF file of a model without config.json".to_owned(),
-    })?;
-    let reader = Reader { path, config };
+    let reader = Reader::of(model)?;
     let architecture = architecture(&reader)?;
-    let n_heads = reader.required("num_attention_heads")?;
-    let n_kv_heads = reader.count("num_key_value_heads").unwrap_or(n_heads);
-    if n_heads == 0 || n_kv_heads == 0 {
-        return Err(reader.unsupported("a GGUF file of a model without attention heads".to_owned()));
-    }
-    let head_dim = reader.count("head_dim").unwrap_or(reader.required("hidden_size")? / n_heads);
-    let heads = Heads { queries: n_heads, keys: n_kv_heads, len: head_dim };
+    let heads = reader.heads()?;
     let mut metadata = metadata(&reader, architecture, heads)?;
     let rope_factors = rope(&reader, architecture, heads, &mut metadata)?;
     metadata.extend(tokenizer::export::keys(model)?);
     let n_layers = reader.required("num_hidden_layers")? as usize;
     let tensors = tensors(model, &reader, architecture, heads)?;
     let tied = !tensors.iter().any(|tensor| tensor.stem == "output");
-    Ok(Export { metadata, tensors, rope_factors, n_layers, queries_per_key: (n_heads / n_kv_heads) as usize, tied })
+    Ok(Export {
+        metadata,
+        tensors,
+        rope_factors,
+        n_layers,
+        queries_per_key: (heads.queries / heads.keys) as usize,
+        tied,
+    })
 }
 
 /// How many heads of queries and of keys there are, and elements of one.
 #[derive(Clone, Copy)]
-struct Heads {
+pub(super) struct Heads {
     queries: u32,
     keys: u32,
     len: u32,
 }
 
-fn architecture(reader: &Reader<'_>) -> Result<&'static Architecture, FileError> {
+pub(super) fn architecture(reader: &Reader<'_>) -> Result<&'static Architecture, FileError> {
     let model_type = reader.config.get("model_type").and_then(Json::as_str).unwrap_or("");
     // Of the same build as Llama.
     let model_type = if model_type == "mistral" { "llama" } else { model_type };
@@ -288,7 +303,7 @@ fn name_of(architecture: &'static Architecture, name: &str) -> Option<(String, &
     Some((format!("blk.{layer}.{stem}.{suffix}"), stem, layer))
 }
 
-fn row_order(architecture: &Architecture, heads: Heads, stem: &str, shape: &[usize]) -> Option<RowOrder> {
+pub(super) fn row_order(architecture: &Architecture, heads: Heads, stem: &str, shape: &[usize]) -> Option<RowOrder> {
     let n_heads = match stem {
         "attn_q" => heads.queries,
         "attn_k" => heads.keys,

@@ -5,6 +5,7 @@
 mod architecture;
 mod config;
 pub(crate) mod export;
+mod lora;
 mod meta;
 mod rope;
 mod tensors;
@@ -19,6 +20,7 @@ use super::{GgufFile, dequantize};
 use crate::error::FileError;
 
 pub use architecture::KNOWN_ARCHITECTURES;
+pub use lora::{Lora, LoraLayer};
 
 /// What a Hugging Face model folder made from a GGUF file holds.
 #[derive(Clone, Debug)]

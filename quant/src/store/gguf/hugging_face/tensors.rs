@@ -2,7 +2,7 @@
 
 use super::super::parse::quoted;
 use super::super::{GgmlType, TensorInfo};
-use super::architecture::{GLOBAL, Stored};
+use super::architecture::{Architecture, GLOBAL, Stored};
 use super::meta::Meta;
 use super::{HfTensor, RowOrder};
 use crate::error::FileError;
@@ -12,12 +12,12 @@ use crate::tensor::shape_text;
 const NOT_WEIGHTS: [&str; 2] = ["rope_freqs.weight", "attn_rot_embd.weight"];
 
 /// The most experts of a block; published models have hundreds.
-const MAX_EXPERTS: usize = 4096;
+pub(super) const MAX_EXPERTS: usize = 4096;
 
 pub(super) fn tensors(meta: &Meta<'_>) -> Result<Vec<HfTensor>, FileError> {
     let mut tensors = Vec::new();
     for (source, info) in meta.file.tensors().iter().enumerate() {
-        match name(meta, &info.name) {
+        match name(meta.architecture, meta.n_layers, &info.name) {
             Some(Name { hf, stem, is_weight }) => place(meta, source, info, &hf, stem, is_weight, &mut tensors)?,
             None if NOT_WEIGHTS.iter().any(|not| info.name.ends_with(not)) => {}
             None => {
@@ -30,22 +30,22 @@ pub(super) fn tensors(meta: &Meta<'_>) -> Result<Vec<HfTensor>, FileError> {
     Ok(tensors)
 }
 
-struct Name {
-    hf: String,
-    stem: &'static str,
-    is_weight: bool,
+pub(super) struct Name {
+    pub(super) hf: String,
+    pub(super) stem: &'static str,
+    pub(super) is_weight: bool,
 }
 
 /// `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`; `None` for what the tables do not have.
-fn name(meta: &Meta<'_>, name: &str) -> Option<Name> {
+pub(super) fn name(architecture: &'static Architecture, n_layers: usize, name: &str) -> Option<Name> {
     let (module, suffix) = name.rsplit_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
     let is_weight = suffix == "weight";
     if let Some(&(stem, hf)) = GLOBAL.iter().find(|(stem, _)| *stem == module) {
         return Some(Name { hf: format!("{hf}.{suffix}"), stem, is_weight });
     }
     let (layer, module) = module.strip_prefix("blk.")?.split_once('.')?;
-    let layer = layer.parse::<usize>().ok().filter(|n| *n < meta.n_layers && n.to_string() == layer)?;
-    let &(stem, hf) = meta.architecture.block.iter().copied().flatten().find(|(stem, _)| *stem == module)?;
+    let layer = layer.parse::<usize>().ok().filter(|n| *n < n_layers && n.to_string() == layer)?;
+    let &(stem, hf) = architecture.block.iter().copied().flatten().find(|(stem, _)| *stem == module)?;
     Some(Name { hf: format!("model.layers.{layer}.{hf}.{suffix}"), stem, is_weight })
 }
 
