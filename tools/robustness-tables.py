@@ -25,6 +25,7 @@ from pack import CONFIG  # noqa: E402
 SEVERITIES = {"impulse_noise": 4, "gaussian_noise": 5, "contrast": 4, "gaussian_blur": 2}
 LAYERS = (2, 3, 4, 6)
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
+BETWEEN = (0.3, 0.35, 0.4)
 BITS = ("f32", "8", "4", "3", "2")
 
 
@@ -104,6 +105,16 @@ def strengths(lab, images, name):
     return best[1:]
 
 
+def between(lab, images):
+    """Impulse noise at strengths between two of the first table, where the clean accuracy begins to fall."""
+    print("### Impulse noise, strengths between\n")
+    clean, name, rows = lab.folder("clean"), "impulse_noise", []
+    for layers in LAYERS[:2]:
+        path = lab.signature(f"robust-{name}", layers, "f32")
+        rows.append([f"first {layers}", *[lab.pair(lab.patched(clean, [(path, alpha)]), images, name)[0] for alpha in BETWEEN]])
+    table(["layers", *[f"alpha {alpha:g}" for alpha in BETWEEN]], rows)
+
+
 def random_signature(lab, name, layers):
     """A difference of random numbers with the norm of the signature's, tensor by tensor."""
     clean = safetensors.numpy.load_file(lab.folder("clean") / "model.safetensors")
@@ -135,6 +146,7 @@ def main():
         images, clean = sets["fashion"], lab.folder("clean")
         print("### Strength and layers\n")
         best = {name: strengths(lab, images, name) for name in SEVERITIES}
+        between(lab, images)
         size = (arguments.checkpoints / "clean.safetensors").stat().st_size
         print("### Bits (first 3 layers, the best strength above)\n")
         rows = []
