@@ -99,14 +99,13 @@ impl<V: Copy> Frame<V> {
         (mantissa(s, t), s.power(shifted))
     }
 
-    /// `sum` and exp(x) / 2^exponent: what lies above the frame counts as 2^100, which the sum shows.
+    /// The same for any x: what lies above the frame counts as 2^100, which a sum shows.
     #[inline(always)]
-    pub(super) fn add_exp<S: Floats>(self, s: S, x: V, sum: V) -> V
+    pub(super) fn exp_within<S: Floats>(self, s: S, x: V) -> (V, V)
     where
         S::L: Lanes<F = V>,
     {
-        let (p, f) = self.exp(s, s.lanes().min(self.most, x));
-        s.mul_add(p, f, sum)
+        self.exp(s, s.lanes().min(self.most, x))
     }
 }
 

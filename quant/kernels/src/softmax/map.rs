@@ -1,7 +1,7 @@
 //! The passes that write: each reads a span once and stores one result an element.
 
 use super::floats::{Floats, Frame, Vector, exp};
-use super::passes::{pairs_of, prefetch};
+use super::passes::prefetch;
 use super::span::{F32, Read, Source, Span, typed};
 use crate::lanes::{LANES, Lanes};
 
@@ -62,7 +62,7 @@ make!(Shift { high, low }, |self, s, l, x| l.sub(l.sub(x, self.high), self.low))
 make!(Stable { scale }, |self, s, l, x| l.mul(super::stable::s(s, x), self.scale));
 
 /// exp(x) * scale * 2^-exponent
-struct Pair<V> {
+pub(super) struct Pair<V> {
     frame: Frame<V>,
     scale: V,
 }
@@ -118,7 +118,7 @@ pub(super) fn store_vectors<S: Floats>(s: S, make: &mut impl Make<S>, source: Op
 }
 
 #[inline(always)]
-fn in_place<S: Floats, M: Make<S>>(s: S, make: &mut M, out: &mut [f32]) {
+pub(super) fn in_place<S: Floats, M: Make<S>>(s: S, make: &mut M, out: &mut [f32]) {
     let l = s.lanes();
     let (chunks, rest) = out.as_chunks_mut::<LANES>();
     let (fours, ones) = chunks.as_chunks_mut::<4>();
@@ -140,7 +140,7 @@ fn in_place<S: Floats, M: Make<S>>(s: S, make: &mut M, out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn apart<S: Floats, R: Read, const STREAM: bool>(s: S, make: &mut impl Make<S>, x: R, out: &mut [f32]) {
+pub(super) fn apart<S: Floats, R: Read, const STREAM: bool>(s: S, make: &mut impl Make<S>, x: R, out: &mut [f32]) {
     let l = s.lanes();
     let (chunks, rest) = out.as_chunks_mut::<LANES>();
     let (fours, ones) = chunks.as_chunks_mut::<4>();
@@ -162,41 +162,8 @@ fn apart<S: Floats, R: Read, const STREAM: bool>(s: S, make: &mut impl Make<S>, 
     }
 }
 
-/// Softmax in two passes of one short row after the other, without a call between passes and rows: of 16 elements each a
-/// quarter of the time. Gives how many rows it did: it stops before one whose pair does not hold.
 #[inline(always)]
-pub(crate) fn short_rows<S: Floats>(s: S, source: Option<Source<'_>>, row_len: usize, out: &mut [f32]) -> usize {
-    match source {
-        None => {
-            for (i, row) in out.chunks_exact_mut(row_len).enumerate() {
-                let sum = pairs_of(s, F32(row));
-                if !sum.holds() {
-                    return i;
-                }
-                in_place(s, &mut of_pair(s, sum.inverse()), row);
-            }
-            out.len() / row_len
-        }
-        Some(source) => typed!(source, |x| short_rows_of(s, x, row_len, out)),
-    }
-}
-
-#[inline(always)]
-fn short_rows_of<S: Floats>(s: S, mut x: impl Read, row_len: usize, out: &mut [f32]) -> usize {
-    for (i, out) in out.chunks_exact_mut(row_len).enumerate() {
-        let (row, rest) = x.split_at(row_len);
-        x = rest;
-        let sum = pairs_of(s, row);
-        if !sum.holds() {
-            return i;
-        }
-        apart::<S, _, false>(s, &mut of_pair(s, sum.inverse()), row, out);
-    }
-    out.len() / row_len
-}
-
-#[inline(always)]
-fn of_pair<S: Floats>(s: S, (scale, exponent): (f32, f32)) -> Pair<Vector<S>> {
+pub(super) fn of_pair<S: Floats>(s: S, (scale, exponent): (f32, f32)) -> Pair<Vector<S>> {
     Pair { frame: Frame::new(s, exponent), scale: s.lanes().splat(scale) }
 }
 

@@ -7,7 +7,7 @@
 //! | `ThreePassReload` | 3 | 2 | 1 | the same, algorithm 2 |
 //! | `Online` | 2 (and one from L1) | 1 | 2 | Milakov & Gimelshein, arXiv 1805.02867, by blocks of 4096 |
 //!
-//! per element. Rows lie one behind the other; a call with no rows, or of rows of no elements, does nothing.
+//! per element; many rows of up to 512 elements take one exponential in two passes too. Rows lie one behind the other; a call with no rows, or of rows of no elements, does nothing.
 //!
 //! # Special values
 //! An element of -inf is masked: it gives 0 (its logarithm -inf). A row that holds a NaN or +inf, or nothing above -inf, gives
@@ -21,6 +21,7 @@
 //! are within 8 ULP (3 measured up to 2^27 elements). The sum alone of `Online` is of x - max: 24 ULP up to 2^27 elements.
 //! Logarithms subtract the maximum, which leaves that of a row's largest element exact. Tables differ from each other within
 //! these bounds; the same table gives the same bits in every store, in place or not, and on any number of threads.
+//! Which algorithm is chosen may depend on the number of rows; one that is named gives a row alone what it gives it among others.
 
 mod caches;
 mod driver;
@@ -28,6 +29,7 @@ mod floats;
 mod map;
 mod passes;
 mod row;
+mod short;
 mod span;
 mod stable;
 mod table;

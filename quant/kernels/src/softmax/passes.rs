@@ -16,6 +16,11 @@ pub(super) const AHEAD: usize = 2048;
 /// A block whose sum is not between these, in units of its frame, is summed in a frame of its own.
 const SUM_LEAST: f64 = 1.0 / 18_446_744_073_709_551_616.0;
 const SUM_MOST: f64 = 1_267_650_600_228_229_401_496_703_205_376.0;
+const USUAL_MOST: f64 = 1_208_925_819_614_629_174_706_176.0;
+/// The frame of rows that begin within `NEAR_TO` of 0. Sums are usual in it where the largest element lies
+/// between -13 and 41, and fit it up to 55.
+pub(super) const NEAR: f32 = -20.0;
+pub(super) const NEAR_TO: f32 = 32.0;
 /// Exponents up to which pairs stand for a row, and up to which blocks are summed as pairs: what a row that holds leaves out
 /// is below 2^-5000 of it.
 const HELD: f32 = 20_000.0;
@@ -41,8 +46,8 @@ impl Pair {
     /// The scale, at most 1, and the exponent with exp(x) / sum = exp(x) * scale * 2^-exponent.
     #[inline(always)]
     pub(super) fn inverse(self) -> (f32, f32) {
-        if (1.0..1e9).contains(&self.value) {
-            return ((1.0 / self.value) as f32, self.exponent);
+        if let Some(scale) = usual_scale(self.value) {
+            return (scale, self.exponent);
         }
         let up = (((self.value.to_bits() >> 52) as i32) - 1023).min(1000);
         let down = f64::from_bits(((1023 - up) as u64) << 52);
@@ -55,6 +60,12 @@ impl Pair {
     pub(super) fn holds(self) -> bool {
         self.value.is_finite() && self.exponent.abs() <= HELD
     }
+}
+
+/// The scale of a sum from 1 to 2^80: it needs no other exponent than that of its frame.
+#[inline(always)]
+pub(super) fn usual_scale(value: f64) -> Option<f32> {
+    (1.0..USUAL_MOST).contains(&value).then(|| (1.0 / value) as f32)
 }
 
 /// The exponent of exp(x), where pairs hold for it.
@@ -129,8 +140,8 @@ fn load<S: Floats, R: Read>(s: S, _of: R, from: &R::Chunk) -> Vector<S> {
 }
 
 /// What a summing pass adds up. -inf adds 0.
-trait Term<S: Floats>: Copy {
-    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S>;
+pub(super) trait Term<S: Floats> {
+    fn add(&mut self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S>;
 }
 
 /// exp(x - max)
@@ -139,7 +150,7 @@ struct ExpMinus<V>(V);
 
 impl<S: Floats> Term<S> for ExpMinus<Vector<S>> {
     #[inline(always)]
-    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+    fn add(&mut self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
         s.lanes().add(sum, exp(s, s.lanes().sub(x, self.0)))
     }
 }
@@ -150,8 +161,9 @@ struct ExpWithin<V>(Frame<V>);
 
 impl<S: Floats> Term<S> for ExpWithin<Vector<S>> {
     #[inline(always)]
-    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
-        self.0.add_exp(s, x, sum)
+    fn add(&mut self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+        let (p, f) = self.0.exp_within(s, x);
+        s.mul_add(p, f, sum)
     }
 }
 
@@ -161,7 +173,7 @@ struct ExpBelow<V>(Frame<V>);
 
 impl<S: Floats> Term<S> for ExpBelow<Vector<S>> {
     #[inline(always)]
-    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+    fn add(&mut self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
         let (p, f) = self.0.exp(s, x);
         s.mul_add(p, f, sum)
     }
@@ -173,7 +185,7 @@ struct Stable;
 
 impl<S: Floats> Term<S> for Stable {
     #[inline(always)]
-    fn add(self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
+    fn add(&mut self, s: S, x: Vector<S>, sum: Vector<S>) -> Vector<S> {
         s.lanes().add(sum, super::stable::s(s, x))
     }
 }
@@ -215,7 +227,7 @@ fn sum_block<S: Floats, R: Read>(
     s: S,
     _of: R,
     block: &Block<'_, R::Chunk, Vector<S>>,
-    term: impl Term<S>,
+    term: &mut impl Term<S>,
 ) -> Vector<S> {
     let l = s.lanes();
     let zero = l.splat(0.0);
@@ -250,12 +262,19 @@ fn sum_block<S: Floats, R: Read>(
     total
 }
 
+/// The lanes of a row of a single block.
 #[inline(always)]
-fn sum_terms<S: Floats, R: Read>(s: S, x: R, term: impl Term<S>) -> f64 {
+pub(super) fn sum_row<S: Floats, R: Read>(s: S, x: R, mut term: impl Term<S>) -> Vector<S> {
+    let chunks = x.chunks();
+    sum_block(s, x, &Block { vectors: chunks.as_ref(), tail: x.tail(s, f32::NEG_INFINITY) }, &mut term)
+}
+
+#[inline(always)]
+fn sum_terms<S: Floats, R: Read>(s: S, x: R, mut term: impl Term<S>) -> f64 {
     let chunks = x.chunks();
     let mut total = 0.0;
     for block in blocks(s, x, &chunks) {
-        total += f64::from(s.lanes().sum(sum_block(s, x, &block, term)));
+        total += f64::from(s.lanes().sum(sum_block(s, x, &block, &mut term)));
     }
     total
 }
@@ -353,7 +372,7 @@ pub(super) fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
     let mut exponent = near(x.first());
     let mut total = Pair::ZERO;
     for block in blocks(s, x, &chunks) {
-        let sum = sum_block(s, x, &block, ExpWithin(Frame::new(s, exponent)));
+        let sum = sum_block(s, x, &block, &mut ExpWithin(Frame::new(s, exponent)));
         let mut pair = Pair { value: f64::from(s.lanes().sum(sum)), exponent };
         // NaN is neither.
         let fits = pair.value < SUM_MOST && (pair.value > SUM_LEAST || total.value > 0.0);
@@ -366,10 +385,10 @@ pub(super) fn pairs_of<S: Floats, R: Read>(s: S, x: R) -> Pair {
     total
 }
 
-/// A frame that most rows fit which begin with x: 1, or the power of two next to exp(x).
+/// A frame that most rows fit which begin with x: the usual one, or the power of two next to exp(x).
 #[inline(always)]
 fn near(x: f32) -> f32 {
-    if x.abs() <= 32.0 { 0.0 } else { exponent_of(x).unwrap_or(0.0) }
+    if x.abs() <= NEAR_TO { NEAR } else { exponent_of(x).unwrap_or(0.0) }
 }
 
 /// A block's sum in the frame of its largest element.
@@ -390,6 +409,6 @@ fn again<S: Floats, R: Read>(s: S, x: R, block: &Block<'_, R::Chunk, Vector<S>>,
     if exponent > SUMMED {
         return Pair { value: f64::NAN, exponent: 0.0 };
     }
-    let sum = sum_block(s, x, block, ExpBelow(Frame::new(s, exponent)));
+    let sum = sum_block(s, x, block, &mut ExpBelow(Frame::new(s, exponent)));
     Pair { value: f64::from(l.sum(sum)), exponent }
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::caches::l2_bytes;
 use super::map::{Map, Store};
 use super::passes::{Online, Pair, exponent_of};
+use super::short::{KEPT, KEPT_ROWS};
 use super::span::{Source, Span};
 use super::table::SoftmaxKernels;
 use crate::lanes::LANES;
@@ -102,7 +103,8 @@ impl Plan {
         // Rows that each fit, and come from memory all the same: 2 to 5 % at 8192 elements, 14 to 30 % from 16384 up.
         let from_memory = kernels.table == "avx512" && row_len >= 8192 && all > 2 * near;
         let far = streamed || from_memory || worked_on > near;
-        let best = if kernels.table != "scalar" && (far || short(kernels, row_len, all > near)) {
+        let kept = row_len <= KEPT && n / row_len >= KEPT_ROWS;
+        let best = if kept || kernels.table != "scalar" && (far || short(kernels, row_len, all > near)) {
             Variant::TwoPass
         } else {
             // Plain code is bound by its exponentials, wherever the row lies.

@@ -2,7 +2,7 @@
 
 use super::floats::Floats;
 use super::table::SoftmaxKernels;
-use super::{map, passes};
+use super::{map, passes, short};
 use crate::lanes::LANES;
 use crate::scalar::Scalar;
 
@@ -19,7 +19,7 @@ pub(super) static SCALAR: SoftmaxKernels = SoftmaxKernels {
     pairs: |x| passes::pairs(Scalar, x),
     stable_sum: |x| passes::stable_sum(Scalar, x),
     map: |op, span, store| map::map(Scalar, op, span, store),
-    short_rows: |source, row_len, out| map::short_rows(Scalar, source, row_len, out),
+    short_rows: |source, row_len, out| short::short_rows(Scalar, source, row_len, out),
     fence: || map::fence(Scalar),
 };
 

@@ -95,7 +95,7 @@ macro_rules! softmax_kernels {
                 |op: crate::softmax::map::Map, span: crate::softmax::span::Span<'_>, store: crate::softmax::Store|
             ),
             short_rows: entry!(
-                map::short_rows,
+                short::short_rows,
                 |source: Option<crate::softmax::Source<'_>>, row_len: usize, out: &mut [f32]| -> usize
             ),
             fence: entry!(map::fence, | |),

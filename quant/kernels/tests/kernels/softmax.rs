@@ -181,37 +181,71 @@ fn rows_do_not_touch_each_other() {
     let (rows, n) = (300, 257);
     let x = values(rows * n, 3);
     for k in SoftmaxKernels::supported() {
-        let (mut out, mut row) = (vec![0.0; rows * n], vec![0.0; n]);
-        k.softmax(Source::F32(&x), n, &mut out, Options { parallel: true, ..Options::default() });
-        for (x, out) in x.chunks(n).zip(out.chunks(n)) {
-            k.softmax(Source::F32(x), n, &mut row, Options::default());
-            assert_eq!(out, row, "{}", k.table);
+        let (mut out, mut one, mut row) = (vec![0.0; rows * n], vec![0.0; rows * n], vec![0.0; n]);
+        // Which is chosen may depend on the number of rows, but not of threads.
+        for variant in Variant::ALL.map(Some).into_iter().chain([None]) {
+            let options = Options { variant, ..Options::default() };
+            k.softmax(Source::F32(&x), n, &mut out, Options { parallel: true, ..options });
+            k.softmax(Source::F32(&x), n, &mut one, options);
+            assert!(out == one, "{} {variant:?}", k.table);
+            for (x, out) in x.chunks(n).zip(out.chunks(n)).filter(|_| variant.is_some()) {
+                k.softmax(Source::F32(x), n, &mut row, options);
+                assert_eq!(out, row, "{} {variant:?}", k.table);
+            }
         }
     }
 }
 
-#[test]
-fn short_rows_that_two_passes_cannot_take_stand_among_others() {
-    let row_len = 17;
-    let mut x = values(12 * row_len, 4);
+/// Twelve rows: usual ones, one far below 0 and one far above, and four that two passes cannot take.
+fn short_rows(row_len: usize) -> Vec<f32> {
+    let mut x = values(12 * row_len, row_len as u64);
+    x[row_len..2 * row_len].iter_mut().for_each(|x| *x -= 30.0);
+    x[2 * row_len + 1] = 50.0;
     x[3 * row_len..4 * row_len].fill(-INF);
     x[4 * row_len + 2] = 1e30;
-    x[5 * row_len + 16] = f32::NAN;
+    x[6 * row_len - 1] = f32::NAN;
+    x[8 * row_len] = -INF;
     x[11 * row_len] = INF;
-    for k in SoftmaxKernels::supported() {
-        let (mut out, mut row) = (vec![0.0; x.len()], vec![0.0; row_len]);
-        let mut place = x.clone();
-        k.softmax(Source::F32(&x), row_len, &mut out, options(Variant::TwoPass, Store::Plain));
-        k.softmax_in_place(&mut place, row_len, options(Variant::TwoPass, Store::Plain));
-        let rows = x.chunks(row_len).zip(out.chunks(row_len)).zip(place.chunks(row_len));
-        for (index, ((x, out), place)) in rows.enumerate() {
+    x
+}
+
+#[test]
+fn short_rows_that_two_passes_cannot_take_stand_among_others() {
+    for row_len in [3, 10, 16, 17, 40, 64, 65, 130, 512, 513] {
+        let x = short_rows(row_len);
+        let mut half = vec![0; 2 * x.len()];
+        reweight_kernels::best().f32_to_bf16(&x, &mut half);
+        for k in SoftmaxKernels::supported() {
+            let (mut out, mut row) = (vec![0.0; x.len()], vec![0.0; row_len]);
+            let (mut place, mut of_half) = (x.clone(), out.clone());
+            k.softmax(Source::F32(&x), row_len, &mut out, options(Variant::TwoPass, Store::Plain));
+            k.softmax_in_place(&mut place, row_len, options(Variant::TwoPass, Store::Plain));
+            k.softmax(Source::Bf16(&half), row_len, &mut of_half, options(Variant::TwoPass, Store::Plain));
             // Streamed rows go through the passes one call after the other.
-            k.softmax(Source::F32(x), row_len, &mut row, options(Variant::TwoPass, Store::NonTemporal));
-            let bits = |row: &[f32]| row.iter().map(|x| if x.is_nan() { 0 } else { x.to_bits() }).collect::<Vec<_>>();
-            assert!(bits(out) == bits(&row) && bits(place) == bits(&row), "{} row {index}: {out:?} {row:?}", k.table);
+            let mut alone = |x: Source<'_>| {
+                k.softmax(x, row_len, &mut row, options(Variant::TwoPass, Store::NonTemporal));
+                bits(&row)
+            };
+            for (index, x) in x.chunks(row_len).enumerate() {
+                let at = index * row_len..(index + 1) * row_len;
+                let expected = alone(Source::F32(x));
+                let same = bits(&out[at.clone()]) == expected && bits(&place[at.clone()]) == expected;
+                assert!(same, "{} row {index} of {row_len}: {:?} {x:?}", k.table, &out[at]);
+                let expected = alone(Source::Bf16(&half[2 * at.start..2 * at.end]));
+                assert!(bits(&of_half[at]) == expected, "{} row {index} of {row_len} in bf16", k.table);
+            }
+            let masked = &out[3 * row_len..4 * row_len];
+            assert!(masked.iter().all(|x| x.is_nan()) && out[4 * row_len + 2] == 1.0, "{}", k.table);
+            let worst =
+                worst_ulp(&out[..3 * row_len], &x[..3 * row_len].chunks(row_len).flat_map(exact).collect::<Vec<_>>());
+            assert!(worst <= ULP, "{} {row_len}: {worst} ULP", k.table);
         }
-        assert!(out[3 * row_len..4 * row_len].iter().all(|x| x.is_nan()) && out[4 * row_len + 2] == 1.0, "{}", k.table);
     }
+}
+
+/// Any NaN is as good as another.
+fn bits(row: &[f32]) -> Vec<u32> {
+    row.iter().map(|x| if x.is_nan() { 0 } else { x.to_bits() }).collect()
 }
 
 #[test]
