@@ -8,8 +8,8 @@ use std::arch::x86_64::{
     _mm256_blendv_ps, _mm256_broadcastsi128_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
     _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
     _mm256_maddubs_epi16, _mm256_mullo_epi32, _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sll_epi16,
-    _mm256_slli_epi32, _mm256_srl_epi16, _mm256_srl_epi32, _mm256_store_si256, _mm256_sub_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi32,
+    _mm256_srl_epi16, _mm256_srl_epi32, _mm256_store_si256, _mm256_sub_epi8,
 };
 
 use super::table::packed_kernels;
@@ -209,12 +209,6 @@ impl<const VNNI: bool> Tile for Avx2Tile<VNNI> {
     fn down(self, v: Bytes, n: u32) -> Bytes {
         let count = op!(_mm_cvtsi32_si128(n as i32));
         Bytes(op!(_mm256_srl_epi16(v.0, count)), op!(_mm256_srl_epi16(v.1, count)))
-    }
-
-    #[inline(always)]
-    fn up(self, v: Bytes, n: u32) -> Bytes {
-        let count = op!(_mm_cvtsi32_si128(n as i32));
-        Bytes(op!(_mm256_sll_epi16(v.0, count)), op!(_mm256_sll_epi16(v.1, count)))
     }
 
     #[inline(always)]

@@ -8,8 +8,7 @@ use std::arch::x86_64::{
     _mm512_broadcast_i32x4, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
     _mm512_load_si512, _mm512_loadu_ps, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_mullo_epi32, _mm512_or_si512,
     _mm512_permutex2var_ps, _mm512_permutexvar_ps, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32,
-    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_srl_epi16, _mm512_srl_epi32,
-    _mm512_store_si512, _mm512_sub_epi8,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_srl_epi16, _mm512_srl_epi32, _mm512_store_si512, _mm512_sub_epi8,
 };
 
 use super::table::packed_kernels;
@@ -122,12 +121,6 @@ impl<const VNNI: bool> Tile for Avx512Tile<VNNI> {
     }
 
     #[inline(always)]
-    fn up(self, v: __m512i, n: u32) -> __m512i {
-        let count = op!(_mm_cvtsi32_si128(n as i32));
-        op!(_mm512_sll_epi16(v, count))
-    }
-
-    #[inline(always)]
     fn mask(self, v: __m512i, mask: u8) -> __m512i {
         let mask = op!(_mm512_set1_epi8(mask.cast_signed()));
         op!(_mm512_and_si512(v, mask))
@@ -179,7 +172,7 @@ impl<const VNNI: bool> Tile for Avx512Tile<VNNI> {
             s.low = op!(_mm512_add_epi16(s.low, low));
             s.high = op!(_mm512_add_epi16(s.high, high));
         } else {
-            // Eight sums of two products below 15 * 128 stay below 2^15.
+            // Eight sums of two products below 15 * 128 stay below 2^15, and sixteen of two below 7 * 128.
             let low = op!(_mm512_maddubs_epi16(codes, x));
             s.low = op!(_mm512_add_epi16(s.low, low));
         }

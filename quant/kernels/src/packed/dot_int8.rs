@@ -101,6 +101,9 @@ fn sum_span<S: Tile, const BITS: usize, const CODEBOOK: bool, const M: usize>(
     span: &[[Line; BITS]],
     xs: &mut [&[[i8; BLOCK]]; M],
 ) -> [Floats<S>; M] {
+    let wide = BITS == 8 || CODEBOOK;
+    // Four products of a block go to each sum, so that codes below 8 have room for a span.
+    let settles_once = BITS < 4 && !wide;
     // Two sums a row, so that a product need not wait for the one before.
     let mut sums = [[s.no_sums(); 2]; M];
     let mut x: [_; M] = std::array::from_fn(|m| {
@@ -118,11 +121,21 @@ fn sum_span<S: Tile, const BITS: usize, const CODEBOOK: bool, const M: usize>(
         });
         add_half::<S, BITS, CODEBOOK, M, 0>(s, matrix, block, &x, &mut sums);
         add_half::<S, BITS, CODEBOOK, M, 1>(s, matrix, block, &x, &mut sums);
-        for sum in sums.as_flattened_mut() {
-            *sum = s.settle(*sum, BITS == 8 || CODEBOOK);
+        if !settles_once {
+            settle::<S, M>(s, wide, &mut sums);
         }
     }
+    if settles_once {
+        settle::<S, M>(s, wide, &mut sums);
+    }
     sums.map(|[a, b]| s.total(a, b))
+}
+
+#[inline(always)]
+fn settle<S: Tile, const M: usize>(s: S, wide: bool, sums: &mut [[S::Sums; 2]; M]) {
+    for sum in sums.as_flattened_mut() {
+        *sum = s.settle(*sum, wide);
+    }
 }
 
 /// Adds the products of half a block.

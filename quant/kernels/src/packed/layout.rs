@@ -209,11 +209,12 @@ fn pack_block(bits: usize, codes: &[u8; BLOCK], mask: u32, row: usize, lines: &m
             put(1, pairs(e, f, g, h));
         }
         3 => {
-            let low = words.map(|word| word & 0x0303_0303);
-            let top = words.map(|word| word >> 2 & 0x0101_0101);
-            put(0, pairs(low[0], low[1], low[2], low[3]));
-            put(1, pairs(low[4], low[5], low[6], low[7]));
-            put(2, top.iter().rev().fold(0, |planes, top| planes << 1 | top));
+            // Two codes and the low bits of a third fill a line, or the top bits of both thirds.
+            let low = |word: u32| word & 0x0303_0303;
+            let top = |word: u32| word >> 2 & 0x0101_0101;
+            put(0, a | b << 3 | low(g) << 6);
+            put(1, c | d << 3 | low(h) << 6);
+            put(2, e | f << 3 | top(g) << 6 | top(h) << 7);
         }
         4 => {
             for (line, [low, high]) in [[a, b], [c, d], [e, f], [g, h]].into_iter().enumerate() {

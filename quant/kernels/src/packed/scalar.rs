@@ -69,11 +69,6 @@ impl Tile for ScalarTile {
     }
 
     #[inline(always)]
-    fn up(self, v: Line, n: u32) -> Line {
-        each(v, |byte| byte << n)
-    }
-
-    #[inline(always)]
     fn mask(self, v: Line, mask: u8) -> Line {
         each(v, |byte| byte & mask)
     }

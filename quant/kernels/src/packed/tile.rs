@@ -44,8 +44,6 @@ pub(crate) trait Tile: Copy {
     fn store(self, v: Self::Bytes, to: &mut Line);
     /// Each byte down by `n` bits; the upper `n` bits are undefined.
     fn down(self, v: Self::Bytes, n: u32) -> Self::Bytes;
-    /// Each byte up by `n` bits; the lower `n` bits are undefined.
-    fn up(self, v: Self::Bytes, n: u32) -> Self::Bytes;
     /// Each byte and `mask`.
     fn mask(self, v: Self::Bytes, mask: u8) -> Self::Bytes;
     /// The bits of both.
@@ -61,9 +59,10 @@ pub(crate) trait Tile: Copy {
     fn no_sums(self) -> Self::Sums;
     /// Adds to each row its four codes times four activations, exactly.
     ///
-    /// Codes are below 16, or anything where `wide`. At most eight calls go between two of `settle`.
+    /// Codes are below 16, or anything where `wide`. At most eight calls go between two of `settle`, or sixteen of
+    /// codes below 8.
     fn dot(self, sums: Self::Sums, codes: Self::Bytes, x: [i8; 4], wide: bool) -> Self::Sums;
-    /// Makes room for eight more calls of `dot`; `wide` is what it was there.
+    /// Makes room for as many calls of `dot` again; `wide` is what it was there.
     fn settle(self, sums: Self::Sums, wide: bool) -> Self::Sums;
     /// The settled sums of both as f32; exact below 2^24.
     fn total(self, a: Self::Sums, b: Self::Sums) -> Floats<Self>;
@@ -83,26 +82,21 @@ pub(crate) trait Tile: Copy {
 
 /// Codes of columns `16 * HALF..16 * HALF + 16` of a block: four columns at a time.
 ///
-/// `2` bits: one line a half, four columns to a bit pair. `3`: the lower two bits as at 2; the third line holds the
-/// upper bit, four columns to a bit. `4`: two lines a half. `8`: four lines a half.
+/// `2` bits: one line a half, four columns to a bit pair. `3`: two fours of columns to a line; the last two fours are in the
+/// upper bits of the three lines, which takes half the steps of planes of bits. `4`: two lines a half. `8`: four lines a half.
 #[inline(always)]
 pub(crate) fn half_block<S: Tile, const BITS: usize, const HALF: usize>(s: S, lines: &[Line; BITS]) -> [S::Bytes; 4] {
     let line = |index: usize| s.load(&lines[index]);
     match BITS {
         2 => pairs(s, line(HALF)),
         3 => {
-            let (low, top) = (pairs(s, line(HALF)), line(2));
-            let top = if HALF == 0 {
-                [s.up(top, 2), s.up(top, 1), top, s.down(top, 1)]
-            } else {
-                [s.down(top, 2), s.down(top, 3), s.down(top, 4), s.down(top, 5)]
-            };
-            [
-                s.join(low[0], s.mask(top[0], 4)),
-                s.join(low[1], s.mask(top[1], 4)),
-                s.join(low[2], s.mask(top[2], 4)),
-                s.join(low[3], s.mask(top[3], 4)),
-            ]
+            if HALF == 0 {
+                let ([a, b], [c, d]) = (triples(s, line(0)), triples(s, line(1)));
+                return [a, b, c, d];
+            }
+            let [e, f] = triples(s, line(2));
+            let top = line(2);
+            [e, f, parts(s, line(0), s.down(top, 4)), parts(s, line(1), s.down(top, 5))]
         }
         4 => {
             let (a, b) = (line(2 * HALF), line(2 * HALF + 1));
@@ -115,4 +109,15 @@ pub(crate) fn half_block<S: Tile, const BITS: usize, const HALF: usize>(s: S, li
 #[inline(always)]
 fn pairs<S: Tile>(s: S, v: S::Bytes) -> [S::Bytes; 4] {
     [s.mask(v, 3), s.mask(s.down(v, 2), 3), s.mask(s.down(v, 4), 3), s.mask(s.down(v, 6), 3)]
+}
+
+#[inline(always)]
+fn triples<S: Tile>(s: S, v: S::Bytes) -> [S::Bytes; 2] {
+    [s.mask(v, 7), s.mask(s.down(v, 3), 7)]
+}
+
+/// The two bits above six, and the third of `top`.
+#[inline(always)]
+fn parts<S: Tile>(s: S, low: S::Bytes, top: S::Bytes) -> S::Bytes {
+    s.join(s.mask(s.down(low, 6), 3), s.mask(top, 4))
 }
