@@ -128,7 +128,7 @@ impl SoftmaxKernels {
         while !out.is_empty() {
             let at = |len: usize| source.map(|source| source.slice(start, len));
             if may_be_short && plan.is_short(row_len) {
-                let done = (self.short_rows)(at(out.len()), row_len, out) * row_len;
+                let done = (self.short_rows)(at(out.len()), row_len, plan.together, out) * row_len;
                 out = &mut out[done..];
                 start += done;
                 if out.is_empty() {

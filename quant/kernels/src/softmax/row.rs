@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::caches::l2_bytes;
 use super::map::{Map, Store};
 use super::passes::{Online, Pair, exponent_of};
-use super::short::{KEPT, KEPT_ROWS};
+use super::short::{ROWS, TOGETHER};
 use super::span::{Source, Span};
 use super::table::SoftmaxKernels;
 use crate::lanes::LANES;
@@ -16,6 +16,10 @@ pub(super) const CHUNK: usize = 1 << 16;
 const STREAMED: usize = 24 << 20;
 /// Elements of a row up to which calls between passes show.
 const SHORT: usize = 2048;
+
+/// Elements of a row up to which rows go together that come from memory, 16 MiB or more: longer ones read and write by turns
+/// too seldom, and take 1.03 to 1.25 times as long from 256 up, where 128 take 0.8 times as long.
+const TOGETHER_FAR: usize = 128;
 
 /// An algorithm. [The module](super) says what each costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +90,8 @@ pub(super) struct Plan {
     store: Store,
     /// Whether chunks of one row go to several threads.
     pub(super) parallel: bool,
+    /// Elements of a row up to which short rows go together.
+    pub(super) together: usize,
 }
 
 impl Plan {
@@ -103,8 +109,14 @@ impl Plan {
         // Rows that each fit, and come from memory all the same: 2 to 5 % at 8192 elements, 14 to 30 % from 16384 up.
         let from_memory = kernels.table == "avx512" && row_len >= 8192 && all > 2 * near;
         let far = streamed || from_memory || worked_on > near;
-        let kept = row_len <= KEPT && n / row_len >= KEPT_ROWS;
-        let best = if kept || kernels.table != "scalar" && (far || short(kernels, row_len, all > near)) {
+        let together = if n / row_len < ROWS {
+            0
+        } else if all > 8 * near {
+            TOGETHER_FAR
+        } else {
+            TOGETHER
+        };
+        let best = if row_len <= together || kernels.table != "scalar" && (far || short(kernels, row_len, all > near)) {
             Variant::TwoPass
         } else {
             // Plain code is bound by its exponentials, wherever the row lies.
@@ -112,7 +124,7 @@ impl Plan {
         };
         let variant = options.variant.unwrap_or(best);
         let store = if streamed && variant != Variant::ThreePassReload { Store::NonTemporal } else { Store::Plain };
-        Self { kernels, variant, store: options.store.unwrap_or(store), parallel: options.parallel }
+        Self { kernels, variant, store: options.store.unwrap_or(store), parallel: options.parallel, together }
     }
 
     /// Whether rows of a length go one after the other through two passes that are one call.

@@ -19,7 +19,7 @@ pub(super) static SCALAR: SoftmaxKernels = SoftmaxKernels {
     pairs: |x| passes::pairs(Scalar, x),
     stable_sum: |x| passes::stable_sum(Scalar, x),
     map: |op, span, store| map::map(Scalar, op, span, store),
-    short_rows: |source, row_len, out| short::short_rows(Scalar, source, row_len, out),
+    short_rows: |source, row_len, together, out| short::short_rows(Scalar, source, row_len, together, out),
     fence: || map::fence(Scalar),
 };
 

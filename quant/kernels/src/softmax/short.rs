@@ -9,29 +9,33 @@ use super::span::{F32, Read, Source, typed};
 use crate::lanes::{LANES, Lanes};
 
 /// Rows that go together: as many as [`Lanes::sum4`] folds.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// Vectors of a row, the last filled up, of which exponentials are kept: 2 KiB for all rows, or 16. No more than it takes, for
 /// it is cleared once a call, which takes as long as four rows of 128 elements.
 const FEW: usize = 4;
 const MANY: usize = 32;
-/// Elements of a row up to which exponentials are kept, if it is not alone.
-pub(super) const KEPT: usize = MANY * LANES;
-/// Rows from which they are.
-pub(super) const KEPT_ROWS: usize = ROWS;
+/// Elements of a row up to which rows can go together.
+pub(super) const TOGETHER: usize = MANY * LANES;
 
-/// Softmax of one row after the other, without a call between passes and rows. Gives how many rows it did: it stops before one
-/// whose pair does not hold.
+/// Softmax of rows without a call between passes and rows; of up to `together` elements, and [`TOGETHER`], by fours. Gives how
+/// many rows it did: it stops before one whose pair does not hold.
 #[inline(always)]
-pub(crate) fn short_rows<S: Floats>(s: S, source: Option<Source<'_>>, row_len: usize, out: &mut [f32]) -> usize {
+pub(crate) fn short_rows<S: Floats>(
+    s: S,
+    source: Option<Source<'_>>,
+    row_len: usize,
+    together: usize,
+    out: &mut [f32],
+) -> usize {
     match source {
-        None => rows(s, None::<F32<'_>>, row_len, out),
-        Some(source) => typed!(source, |x| rows(s, Some(x), row_len, out)),
+        None => rows(s, None::<F32<'_>>, row_len, together, out),
+        Some(source) => typed!(source, |x| rows(s, Some(x), row_len, together, out)),
     }
 }
 
 #[inline(always)]
-fn rows<S: Floats, R: Read>(s: S, x: Option<R>, row_len: usize, out: &mut [f32]) -> usize {
-    if out.len() < ROWS * row_len || row_len > KEPT {
+fn rows<S: Floats, R: Read>(s: S, x: Option<R>, row_len: usize, together: usize, out: &mut [f32]) -> usize {
+    if out.len() < ROWS * row_len || row_len > together.min(TOGETHER) {
         one_by_one(s, x, row_len, out)
     } else if row_len <= FEW * LANES {
         by_fours::<S, R, FEW>(s, x, row_len, out)

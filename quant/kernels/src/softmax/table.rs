@@ -19,7 +19,7 @@ pub struct SoftmaxKernels {
     pub(super) pairs: fn(Source<'_>) -> Pair,
     pub(super) stable_sum: fn(Source<'_>) -> f64,
     pub(super) map: fn(Map, Span<'_>, Store),
-    pub(super) short_rows: fn(Option<Source<'_>>, usize, &mut [f32]) -> usize,
+    pub(super) short_rows: fn(Option<Source<'_>>, usize, usize, &mut [f32]) -> usize,
     /// To be called on every thread that ran `map`, after its last.
     pub(super) fence: fn(),
 }
@@ -96,7 +96,7 @@ macro_rules! softmax_kernels {
             ),
             short_rows: entry!(
                 short::short_rows,
-                |source: Option<crate::softmax::Source<'_>>, row_len: usize, out: &mut [f32]| -> usize
+                |source: Option<crate::softmax::Source<'_>>, row_len: usize, together: usize, out: &mut [f32]| -> usize
             ),
             fence: entry!(map::fence, | |),
         };
