@@ -7,7 +7,8 @@
 
 Both take turns, a process of `reweight bench` and a few runs of torch, --turns times; a ratio is the median of torch's times over
 the median of ours in `auto`, what the library chooses by itself. Both write to memory that was written before, torch with
-`out=`. Up to 2^23 elements both run once before a sample, as `bench` does.
+`out=`. Up to 2^23 elements both run once before a sample, as `bench` does. torch runs its own best code whatever --kernels says;
+ATEN_CPU_CAPABILITY=avx2 in the environment holds it to AVX2.
 """
 
 import argparse
