@@ -5,11 +5,12 @@
 
 pub mod clip;
 mod rows;
+mod settle;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
-use reweight_kernels::Kernels;
+use reweight_kernels::{Kernels, QuadraticForm};
 
 use crate::compensate::Factor;
 use crate::error::RunError;
@@ -135,6 +136,12 @@ impl Recipe<'_> {
     fn compensation(&self) -> Option<(&Importance, &Factor)> {
         let importance = self.importance.filter(|_| self.method.compensates())?;
         Some((importance, importance.factor.as_ref()?))
+    }
+
+    /// What weights in doubt are decided by, where that is the method and there is a Gram matrix.
+    fn settling(&self) -> Option<(&Importance, &QuadraticForm)> {
+        let importance = self.importance.filter(|_| self.method.settles())?;
+        Some((importance, importance.form.as_ref()?))
     }
 
     /// What the rows of a tensor are put on.

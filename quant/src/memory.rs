@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use reweight_kernels::QuadraticForm;
+
 use crate::compensate::Factor;
 use crate::encode::Encoded;
 use crate::pack::{Container, Matrix};
@@ -34,8 +36,12 @@ pub fn peak_anonymous_bytes(model: &Model, tensors: &[PlannedTensor], method: Me
         let buffers = match tensor.action {
             Action::Quantize { scheme, scale_dtype } | Action::Repack { scheme, scale_dtype } => {
                 let matrix = Matrix { rows: weight.rows(), columns: weight.columns(), scheme };
-                let factor = if method.compensates() { Factor::bytes_needed(weight.columns()) } else { 0 };
-                Encoded::bytes_needed(container, matrix, scale_dtype) + factor
+                let by_outputs = match method {
+                    _ if method.compensates() => Factor::bytes_needed(weight.columns()),
+                    _ if method.settles() => QuadraticForm::bytes_needed(weight.columns()),
+                    _ => 0,
+                };
+                Encoded::bytes_needed(container, matrix, scale_dtype) + by_outputs
             }
             Action::Cast(_) => PIECE_BYTES.min(tensor.bytes_out()),
             Action::Copy => 0,

@@ -80,6 +80,10 @@ pub(crate) enum Method {
     Search,
     /// Channels scaled by their activations, then search
     Awq,
+    /// Search; what lies between two values goes where outputs are better
+    Confident,
+    /// Awq, then as confident
+    AwqConfident,
     /// Search, and rounding that compensates its errors
     Gptq,
     /// Awq and gptq together

@@ -231,7 +231,8 @@ pub(crate) struct Quantize {
     ///
     /// `rtn` takes the range of each group; `search` the range with the least squared error, weighted where there are statistics;
     /// both store the nearest value. `awq` scales channels by what goes through them, then searches. `gptq` searches, and
-    /// makes good in later columns what rounding does to earlier ones. `best` does all three. Without --method: `best` with --text,
+    /// makes good in later columns what rounding does to earlier ones. `best` does all three. `confident` and `awq-confident` are cheaper: what lies about half
+    /// way between two values takes the one that is better for the outputs, all else the nearest. Without --method: `best` with --text,
     /// `awq` with --stats, else `search`.
     #[arg(long, value_enum, value_name = "METHOD", hide_possible_values = true)]
     pub(crate) method: Option<Method>,

@@ -175,7 +175,7 @@ fn refuse(arguments: &Quantize) -> anyhow::Result<()> {
 fn method(arguments: &Quantize) -> anyhow::Result<Method> {
     match arguments.method {
         None => Ok(Method::Search),
-        Some(args::Method::Gptq | args::Method::Best) => {
+        Some(asked) if !matches!(asked, args::Method::Rtn | args::Method::Search | args::Method::Awq) => {
             let problem = Problem::usage("`--to gguf` chooses codes by rtn, search or awq");
             let hint = "the codes of `--method best --scheme int4-g32-sym --scale-dtype f16 --to compressed-tensors` are kept \
                         as Q4_0 by `convert --to gguf`; int5 and int8 likewise";

@@ -45,13 +45,15 @@ pub(super) fn method(asked: Option<args::Method>, guidance: &Guidance) -> anyhow
         Some(args::Method::Rtn) => Method::Rtn,
         Some(args::Method::Awq) if guidance.paper => Method::AwqPaper,
         Some(args::Method::Awq) => Method::Awq,
+        Some(args::Method::Confident) => Method::Confident,
+        Some(args::Method::AwqConfident) => Method::AwqConfident,
         Some(args::Method::Gptq) => Method::Gptq,
         Some(args::Method::Best) => Method::Best,
         None if !guidance.text.is_empty() => Method::Best,
         None if guidance.stats.is_some() => Method::Awq,
         Some(args::Method::Search) | None => Method::Search,
     };
-    if (method.scales() || method.compensates()) && !has_any {
+    if (method.scales() || method.correlates()) && !has_any {
         let problem = Problem::usage(format!("--method {method} needs to know what goes through the model"));
         return Err(problem.hint("name text with --text FILE..., or statistics with --stats FILE").into());
     }
@@ -141,7 +143,7 @@ pub(super) fn statistics(
         .into());
     }
     let exactly = method.scales() && guidance.objective == args::Objective::Gram;
-    if (method.compensates() || exactly) && statistics.inputs.values().all(|input| input.gram.is_none()) {
+    if (method.correlates() || exactly) && statistics.inputs.values().all(|input| input.gram.is_none()) {
         let what = if exactly { "--objective gram".to_owned() } else { format!("--method {method}") };
         let problem = Problem::usage(format!("{what} needs how channels go together (x x^T)"));
         return Err(problem.hint("calibrate with --gram, or name text with --text FILE...").into());
@@ -158,7 +160,7 @@ fn gather(
 ) -> anyhow::Result<Statistics> {
     let network = Network::open(model, kernels)?;
     let texts = texts(guidance, model)?;
-    let with_gram = (method.compensates() && !guidance.only_fold) || guidance.objective == args::Objective::Gram;
+    let with_gram = (method.correlates() && !guidance.only_fold) || guidance.objective == args::Objective::Gram;
     Ok(calibrate::gather(model, &network, &over(guidance, &texts, with_gram), kernels, ui)?.1)
 }
 
@@ -204,7 +206,7 @@ pub(super) fn sample_of_tokens(
 pub(super) fn propagate(guidance: &Guidance, method: Method) -> Propagate {
     match guidance.propagate {
         Some(args::Propagate::Quantized) => Propagate::Quantized,
-        None if method.compensates() || method == Method::Awq => Propagate::Quantized,
+        None if method.rounds_by_outputs() || method == Method::Awq => Propagate::Quantized,
         Some(args::Propagate::Original) | None => Propagate::Original,
     }
 }

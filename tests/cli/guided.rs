@@ -71,6 +71,34 @@ fn each_method_loses_less_than_the_one_before() {
 }
 
 #[test]
+fn deciding_weights_in_doubt_lies_between_nearest_codes_and_compensation() {
+    let dir = Dir::new();
+    std::fs::write(dir.path().join("demo.txt"), demo::HELDOUT_TEXT).expect("written");
+    run(&dir, "calibrate demo stats.safetensors --gram");
+    let of_method = |scheme: &str, method: &str| -> Document {
+        let words = format!("quantize demo t --force --scheme {scheme} --method {method} --stats stats.safetensors");
+        run(&dir, &format!("{words} --json")).document()
+    };
+    // The mean, over layers, of the logarithm of what is left of the output error of `rtn`; both are told by x x^T.
+    let left = |document: &Document| {
+        let pairs = document.tensors.iter().filter_map(|tensor| tensor.output_mse.zip(tensor.output_mse_rtn));
+        let logarithms: Vec<f64> = pairs.map(|(error, rtn)| (error / rtn).ln()).collect();
+        logarithms.iter().sum::<f64>() / logarithms.len() as f64
+    };
+    for scheme in ["int2-g32", "statsq2-g32-fit", "nf4-g32"] {
+        let [confident, gptq] = ["confident", "gptq"].map(|method| left(&of_method(scheme, method)));
+        assert!(gptq < confident && confident < 0.0, "{scheme}: {confident} and {gptq}");
+    }
+    for (nearest, decided) in [("search", "confident"), ("awq", "awq-confident")] {
+        let losses = [nearest, decided].map(|method| {
+            of_method("int2-g32", method);
+            run(&dir, "eval t --text demo.txt --max-tokens 8192 --json").document::<Loss>().nll
+        });
+        assert!(losses[1] < losses[0], "{nearest}, {decided}: {losses:?}");
+    }
+}
+
+#[test]
 fn the_published_search_is_a_baseline_between_rtn_and_awq() {
     let dir = Dir::new();
     std::fs::write(dir.path().join("demo.txt"), demo::HELDOUT_TEXT).expect("written");
@@ -131,13 +159,17 @@ fn the_means_of_weights_may_enter_the_scales() {
 fn the_bytes_do_not_depend_on_threads_or_kernels() {
     let dir = Dir::new();
     run(&dir, "calibrate demo stats.safetensors --gram --tokens 2048");
-    let digest = |(index, options): (usize, &str)| {
-        let words = format!("quantize demo t{index} --scheme int3-g64 --method best --stats stats.safetensors --json");
-        run(&dir, &format!("{words} {options}")).document::<Document>().target_digest
-    };
-    let options = ["--threads 1", "--threads 2", "--kernels scalar"];
-    let digests: Vec<String> = options.into_iter().enumerate().map(digest).collect();
-    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
+    for method in ["best", "awq-confident"] {
+        let digest = |options: &str| {
+            let words =
+                format!("quantize demo t --force --scheme int3-g64 --method {method} --stats stats.safetensors");
+            let document: Document = run(&dir, &format!("{words} --json {options}")).document();
+            let errors = document.tensors.iter().filter_map(|tensor| tensor.output_mse.map(f64::to_bits));
+            (document.target_digest, errors.collect::<Vec<u64>>())
+        };
+        let digests = ["--threads 1", "--threads 2", "--kernels scalar"].map(digest);
+        assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{method}: {digests:?}");
+    }
 }
 
 #[test]
@@ -180,6 +212,8 @@ fn what_cannot_be_had_is_refused_before_any_work() {
     for (options, problem) in [
         ("--method best", "needs to know what goes through the model"),
         ("--method best --stats stats.safetensors", "needs how channels go together"),
+        ("--method confident", "needs to know what goes through the model"),
+        ("--method confident --stats stats.safetensors", "needs how channels go together"),
         ("--only-fold", "has nothing to fold"),
         ("--scales-out s.safetensors", "has no factors to write"),
         ("--stats stats.safetensors --text demo", "cannot be used with"),

@@ -51,6 +51,7 @@ mod sums;
 pub use activation::Activation;
 pub use blocks::{BLOCK_ROWS, BlockRows, BlockSearch, OfRows, PAIR, UnitGrid};
 pub use compensate::{COMPENSATED_ROWS, Column, CompensatedRows, Triangle};
+pub use confidence::{Doubts, QuadraticForm};
 pub use dense::{Dense, Lane, PANEL, Rows, RowsMut, fill_panel};
 pub use dispatch::vectorized;
 pub use grid::{Grid, GridError, RowCodes, RowErrors, ScaleFormat};

@@ -32,6 +32,8 @@ pub(crate) static SCALAR: Kernels = Kernels {
     compensated_error: |triangle, differences, rows| compensate::error_of(Scalar, triangle, differences, rows),
     subtract_products: |row, others, from| compensate::subtract_products(Scalar, row, others, from),
     near_bounds: |by, group, row, scales, zeros| confidence::near_bounds(Scalar, by, group, row, scales, zeros),
+    settle: |form, passes, doubts| confidence::settle(Scalar, form, passes, doubts),
+    form_of: |form, errors| confidence::form_of(Scalar, form, errors),
     add_moments: |rows, abs, squares, part| sums::add_moments(Scalar, rows, abs, squares, part),
     add_units: |per_unit, units, added| sums::add_units(Scalar, per_unit, units, added),
     symmetric_blocks: |search, block, scales| blocks::symmetric(Scalar, search, block, scales),

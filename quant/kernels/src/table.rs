@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use crate::blocks::{BlockRows, BlockSearch, OfRows, UnitGrid};
 use crate::compensate::{Column, CompensatedRows, Triangle};
+use crate::confidence::{Doubts, QuadraticForm};
 use crate::grid::{Grid, RowCodes, RowErrors};
 use crate::pack::packed_len;
 use crate::reduce::Extent;
@@ -27,6 +28,7 @@ type CompensatedError = fn(Triangle<'_>, &[Column<f32>], &mut CompensatedRows) -
 type SubtractProducts = fn(&[f64], &[f64], &mut [f64]);
 type AddMoments = fn(&[f32], &mut [f64], &mut [f64], &mut [f32]);
 type NearBounds = fn((u8, f32, f32), usize, &[f32], &[f32], &[u8]) -> usize;
+type Settle = fn(&QuadraticForm, usize, &mut Doubts);
 type Search = fn(Grid, usize, &[f32], Option<&[f32]>, usize, &mut RowCodes<'_>) -> RowErrors;
 
 type SymmetricBlocks = fn(&BlockSearch<'_>, BlockRows<'_>, &mut OfRows);
@@ -62,6 +64,8 @@ pub struct Kernels {
     pub(crate) compensated_error: CompensatedError,
     pub(crate) subtract_products: SubtractProducts,
     pub(crate) near_bounds: NearBounds,
+    pub(crate) settle: Settle,
+    pub(crate) form_of: fn(&QuadraticForm, &[f32]) -> f64,
     pub(crate) add_moments: AddMoments,
     pub(crate) add_units: fn(f64, &mut [i64], &[f32]),
     pub(crate) symmetric_blocks: SymmetricBlocks,
@@ -319,6 +323,28 @@ impl Kernels {
         (self.near_bounds)((code_max, offset, band), group, row, scales, zeros)
     }
 
+    /// Goes over the weights in doubt of each row, from the first column to the last, `passes` times: each takes its other code where that
+    /// makes the row's `e^T G e` less, given what was taken before. The form never grows.
+    ///
+    /// Cost: a row of the form and a row of errors, for each weight in doubt.
+    ///
+    /// # Panics
+    /// Unless `doubts` fit the form: errors of its stride, columns that it has, and as many steps and marks as columns.
+    pub fn settle(&self, form: &QuadraticForm, passes: usize, doubts: &mut Doubts) {
+        assert!(doubts.fit(form), "doubts about weights that the form knows");
+        (self.settle)(form, passes, doubts);
+    }
+
+    /// `e^T G e` of a row of errors as long as the form's stride.
+    ///
+    /// # Panics
+    /// Where it has another length.
+    #[must_use]
+    pub fn form_of(&self, form: &QuadraticForm, errors: &[f32]) -> f64 {
+        assert_eq!(errors.len(), form.stride(), "an error for each column");
+        (self.form_of)(form, errors)
+    }
+
     /// Rounds rows to their grids column by column, each to the code nearest to its weight and what earlier errors carry over;
     /// returns the sum of squared output errors of each row.
     ///
@@ -524,6 +550,11 @@ macro_rules! simd_table {
                 confidence::near_bounds,
                 |by: (u8, f32, f32), group: usize, row: &[f32], scales: &[f32], zeros: &[u8]| -> usize
             ),
+            settle: entry!(
+                confidence::settle,
+                |form: &crate::QuadraticForm, passes: usize, doubts: &mut crate::Doubts|
+            ),
+            form_of: entry!(confidence::form_of, |form: &crate::QuadraticForm, errors: &[f32]| -> f64),
             add_moments: entry!(
                 sums::add_moments,
                 |rows: &[f32], abs: &mut [f64], squares: &mut [f64], part: &mut [f32]|

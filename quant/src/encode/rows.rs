@@ -5,6 +5,7 @@ use std::ops::Range;
 use reweight_kernels::{COMPENSATED_ROWS as LANES, CompensatedRows, Kernels, RowCodes, RowErrors};
 
 use super::clip::clip;
+use super::settle;
 use super::{Recipe, TensorError, write_elements};
 use crate::compensate::Factor;
 use crate::grid::Coder;
@@ -15,12 +16,14 @@ use crate::store::Weight;
 
 /// Buffers of one thread.
 pub(super) struct Scratch<'a> {
-    coder: &'a Coder,
-    row: Vec<f32>,
-    original: Vec<f32>,
-    codes: Vec<u8>,
-    scales: Vec<f32>,
-    zeros: Vec<u8>,
+    pub(super) coder: &'a Coder,
+    pub(super) row: Vec<f32>,
+    pub(super) original: Vec<f32>,
+    pub(super) codes: Vec<u8>,
+    pub(super) scales: Vec<f32>,
+    pub(super) zeros: Vec<u8>,
+    /// Of rows whose weights in doubt are decided together.
+    pub(super) block: settle::Block,
     lanes: Option<CompensatedRows>,
     differences: Vec<[f32; LANES]>,
 }
@@ -33,7 +36,7 @@ pub(super) struct Stored<'a> {
 }
 
 /// The place and the value of a weight that is no number.
-type NonFinite = (usize, f32);
+pub(super) type NonFinite = (usize, f32);
 
 impl<'a> Scratch<'a> {
     pub(super) fn new(coder: &'a Coder, columns: usize, groups: usize) -> Self {
@@ -44,6 +47,7 @@ impl<'a> Scratch<'a> {
             codes: vec![0; columns],
             scales: vec![0.0; groups],
             zeros: vec![0; groups],
+            block: settle::Block::default(),
             lanes: None,
             differences: Vec::new(),
         }
@@ -67,6 +71,9 @@ impl<'a> Scratch<'a> {
             }
             return Ok(total);
         }
+        if let Some(by) = recipe.settling() {
+            return self.settled(kernels, weight, rows, recipe, by, stored);
+        }
         for row in rows {
             self.read(kernels, weight, row)?;
             let error = match recipe.importance {
@@ -80,7 +87,7 @@ impl<'a> Scratch<'a> {
         Ok(total)
     }
 
-    fn read(&mut self, kernels: &Kernels, weight: &Weight, row: usize) -> Result<(), NonFinite> {
+    pub(super) fn read(&mut self, kernels: &Kernels, weight: &Weight, row: usize) -> Result<(), NonFinite> {
         weight.read_rows(kernels, row..row + 1, &mut self.row);
         match kernels.first_non_finite(&self.row) {
             Some(index) => Err((row * self.row.len() + index, self.row[index])),
@@ -88,7 +95,7 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    fn choose(&mut self, kernels: &Kernels, recipe: &Recipe<'_>, weights: Option<&[f32]>) -> RowErrors {
+    pub(super) fn choose(&mut self, kernels: &Kernels, recipe: &Recipe<'_>, weights: Option<&[f32]>) -> RowErrors {
         let group = recipe.scheme.group_len(self.row.len());
         let Self { coder, row, codes, scales, zeros, .. } = self;
         let mut out = RowCodes { codes, scales, zeros };
@@ -142,7 +149,7 @@ impl<'a> Scratch<'a> {
     }
 
     /// What rounding to nearest does to the row as the file has it, which `original` is left holding.
-    fn rtn_original(
+    pub(super) fn rtn_original(
         &mut self,
         kernels: &Kernels,
         weight: &Weight,
@@ -157,14 +164,14 @@ impl<'a> Scratch<'a> {
         coder.rtn(kernels, group, original, Some(moments), &mut RowCodes { codes, scales, zeros })
     }
 
-    fn rtn_here(&mut self, kernels: &Kernels, recipe: &Recipe<'_>) -> f64 {
+    pub(super) fn rtn_here(&mut self, kernels: &Kernels, recipe: &Recipe<'_>) -> f64 {
         let group = recipe.scheme.group_len(self.row.len());
         let Self { coder, row, codes, scales, zeros, .. } = self;
         coder.rtn(kernels, group, row, None, &mut RowCodes { codes, scales, zeros }).squared
     }
 
     /// Error of the codes held, summed as a reader of the target sums it.
-    fn squared(&mut self, kernels: &Kernels, group: usize) -> f64 {
+    pub(super) fn squared(&mut self, kernels: &Kernels, group: usize) -> f64 {
         let Self { coder, row, original, codes, scales, zeros, .. } = self;
         original.resize(row.len(), 0.0);
         coder.dequantize(kernels, group, (codes, scales, zeros), original);
@@ -172,12 +179,12 @@ impl<'a> Scratch<'a> {
     }
 
     /// Weights of the row that rounding to nearest could as well have put elsewhere.
-    fn near_bounds(&self, kernels: &Kernels, recipe: &Recipe<'_>) -> u64 {
+    pub(super) fn near_bounds(&self, kernels: &Kernels, recipe: &Recipe<'_>) -> u64 {
         let group = recipe.scheme.group_len(self.row.len());
         self.coder.near_bounds(kernels, (group, recipe.band), &self.row, (&self.scales, &self.zeros)) as u64
     }
 
-    fn store(&self, kernels: &Kernels, recipe: &Recipe<'_>, index: usize, stored: &mut Stored<'_>) {
+    pub(super) fn store(&self, kernels: &Kernels, recipe: &Recipe<'_>, index: usize, stored: &mut Stored<'_>) {
         let groups = self.scales.len();
         let row_bytes = recipe.scheme.row_bytes(self.row.len());
         let scale_bytes = groups * recipe.scale_dtype.bytes();
@@ -241,15 +248,24 @@ impl<'a> Scratch<'a> {
 
     /// Errors of rounding the unscaled row to nearest, in the scaled matrix's units.
     fn take_differences(&mut self, kernels: &Kernels, weight: &Weight, row: usize, group: usize, lane: usize) {
-        let Self { coder, row: values, original, codes, scales, zeros, differences, .. } = self;
-        let mut nearest = vec![0.0; values.len()];
+        let mut differences = std::mem::take(&mut self.differences);
+        let errors = self.original_errors(kernels, weight, row, group);
+        differences.iter_mut().zip(errors).for_each(|(difference, error)| difference[lane] = error);
+        self.differences = differences;
+    }
+
+    /// The same, column after column.
+    pub(super) fn original_errors(&self, kernels: &Kernels, weight: &Weight, row: usize, group: usize) -> Vec<f32> {
+        let Self { coder, original, codes, scales, zeros, .. } = self;
+        let mut nearest = vec![0.0; original.len()];
         coder.dequantize(kernels, group, (codes, scales, zeros), &mut nearest);
         let scaling = weight.scaling.as_deref();
         let columns = scaling.and_then(|scaling| scaling.columns());
         let row_factor = scaling.map_or(1.0, |scaling| scaling.row(row));
-        let pairs = original.iter().zip(&nearest).enumerate();
-        for ((j, (value, nearest)), difference) in pairs.zip(differences) {
-            difference[lane] = (value - nearest) * columns.map_or(1.0, |columns| columns[j]) * row_factor;
-        }
+        let pairs = original.iter().zip(nearest).enumerate();
+        let error = |(j, (value, nearest)): (usize, (&f32, f32))| {
+            (value - nearest) * columns.map_or(1.0, |columns| columns[j]) * row_factor
+        };
+        pairs.map(error).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! What codes stand for, and how a row is put on it: the group affine grids of the kernels, and tables of levels. One rule, one file.
 
+mod doubts;
 mod fit;
 mod lloyd;
 mod nf4;

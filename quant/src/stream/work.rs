@@ -18,7 +18,7 @@ use super::shards::Shards;
 use crate::encode::clip::GroupGrams;
 use crate::encode::{Encoded, Recipe, TensorError, cast_rows, encode};
 use crate::error::{Error, RunError};
-use crate::importance::Importance;
+use crate::importance::{self, Importance};
 use crate::memory::{self, PIECE_BYTES, TENSORS_IN_FLIGHT};
 use crate::plan::{Action, Method, Plan};
 use crate::stats::Statistics;
@@ -166,6 +166,9 @@ impl<'a> Work<'a> {
         let mut importance = input.and_then(|input| Importance::of(kernels, input, weight, method.compensates()));
         if let (Method::AwqPaper, Some(importance), Some(input)) = (method, &mut importance, input) {
             importance.groups = GroupGrams::of(input, weight, scheme.group_len(weight.columns()));
+        }
+        if let (true, Some(importance), Some(input)) = (method.settles(), &mut importance, input) {
+            importance.form = importance::form_of(input, weight);
         }
         let (container, band) = (self.plan.container, self.plan.band as f32);
         let recipe = Recipe { scheme, scale_dtype, container, method, band, importance: importance.as_ref() };
