@@ -164,7 +164,8 @@ pub fn blocks(rows: usize, columns: usize) -> impl IndexedParallelIterator<Item 
 /// Cost: reads each stored byte once; memory as [`Encoded::bytes_needed`] plus one row per thread.
 ///
 /// # Errors
-/// `RunError::NonFinite` for the first weight (in row-major order) that is NaN or infinite.
+/// `RunError::NonFinite` for the first weight (in row-major order) that is NaN or infinite, `RunError::Overflow` where a scale does not
+/// fit its type.
 pub fn encode(
     kernels: &Kernels,
     weight: &Weight,
@@ -202,8 +203,31 @@ pub fn encode(
         })?;
         total.add(error);
     }
+    if recipe.scale_dtype == Dtype::F16
+        && let Some(first) = first_saturated(&out.rows.scales)
+    {
+        return Err(too_large(kernels, weight, scheme, (first / groups, first % groups)));
+    }
     recipe.container.layout().lay_out(kernels, matrix, &mut out.rows, &mut out.parts);
     Ok(total)
+}
+
+/// The first scale that is as large as f16 has any: what it was to be was more.
+fn first_saturated(scales: &[u8]) -> Option<usize> {
+    let saturated = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes) & 0x7fff >= 0x7bff;
+    scales.as_chunks::<2>().0.iter().position(saturated)
+}
+
+/// The error for a group whose scale is out of range, with the largest of its weights.
+fn too_large(kernels: &Kernels, weight: &Weight, scheme: Scheme, (row, group): (usize, usize)) -> RunError {
+    let columns = weight.columns();
+    let len = scheme.group_len(columns);
+    let mut values = vec![0.0; columns];
+    weight.read_rows(kernels, row..row + 1, &mut values);
+    let of_group = group * len..((group + 1) * len).min(columns);
+    let largest = of_group.max_by(|a, b| values[*a].abs().total_cmp(&values[*b].abs())).unwrap_or(0);
+    let (file, tensor, index) = (weight.file().to_owned(), weight.name.clone(), row * columns + largest);
+    RunError::Overflow { file, tensor, index, value: values[largest], ty: "a scale in F16".to_owned() }
 }
 
 /// Rounds f32 values to an element type, little-endian.
@@ -276,7 +300,7 @@ pub fn cast_rows(
         None => Ok(()),
         Some((index, value)) => {
             let (file, tensor) = (weight.file().to_owned(), weight.name.clone());
-            Err(RunError::Overflow { file, tensor, index, value, dtype })
+            Err(RunError::Overflow { file, tensor, index, value, ty: dtype.to_string() })
         }
     }
 }

@@ -111,7 +111,14 @@ const VLLM_WNA16: &str = "vLLM, layers/quantization/compressed_tensors/schemes/c
 const VLLM_MARLIN: &str = "vLLM, layers/quantization/utils/marlin_utils.py";
 
 /// Every limit.
-pub const LIMITS: [Limit; 17] = [
+pub const LIMITS: [Limit; 19] = [
+    Limit {
+        engine: Vllm,
+        severity: Refused,
+        what: "the layout `reweight` is this toolkit's own (`reweight convert` takes exact grids to others)",
+        source: "docs/format.md",
+        exceeded: Whole(|stored| is(stored, Container::Reweight)),
+    },
     Limit {
         engine: Vllm,
         severity: Refused,
@@ -223,6 +230,13 @@ pub const LIMITS: [Limit; 17] = [
     Limit {
         engine: Transformers,
         severity: Refused,
+        what: "the layout `reweight` is this toolkit's own (`reweight convert` takes exact grids to others)",
+        source: "docs/format.md",
+        exceeded: Whole(|stored| is(stored, Container::Reweight)),
+    },
+    Limit {
+        engine: Transformers,
+        severity: Refused,
         what: "it needs a folder with config.json",
         source: "transformers 5.23, configuration_utils.py",
         exceeded: Whole(|stored| stored.layout != Layout::Gguf && !stored.has_config),
@@ -268,9 +282,9 @@ pub const LIMITS: [Limit; 17] = [
         severity: Needs,
         what: "AWQ and GPTQ folders need the package `gptqmodel`",
         source: "transformers 5.23, quantizers/quantizer_awq.py and quantizer_gptq.py",
-        exceeded: Whole(
-            |stored| matches!(stored.layout, Layout::Packed(container) if container != Container::CompressedTensors),
-        ),
+        exceeded: Whole(|stored| {
+            matches!(stored.layout, Layout::Packed(Container::Awq | Container::Gptq | Container::GptqV2))
+        }),
     },
 ];
 

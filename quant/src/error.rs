@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::tensor::Dtype;
-
 /// Anything that stops the pipeline.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -217,6 +215,26 @@ pub enum PlanError {
         /// The target.
         target: PathBuf,
     },
+    /// What is in the way is no model, and forcing replaces models only.
+    #[error("`{}` exists and is no model", target.display())]
+    TargetNoModel {
+        /// The target.
+        target: PathBuf,
+    },
+    /// A folder is in the way of a file.
+    #[error("`{}` is a folder, and a file is to be written", target.display())]
+    TargetNoFile {
+        /// The file.
+        target: PathBuf,
+    },
+    /// A file has no folder to be in.
+    #[error("`{}` cannot be written: there is no folder `{}`", target.display(), folder.display())]
+    NoFolder {
+        /// The file.
+        target: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Source and target overlap.
     #[error("target `{}` lies in, or is, the source `{}`", target.display(), source_path.display())]
     TargetIsSource {
@@ -252,7 +270,7 @@ pub enum RunError {
         value: f32,
     },
     /// A finite value beyond the type that it was to be stored in.
-    #[error("tensor {tensor:?} of `{}` holds {value} at index {index}, more than {dtype} can hold", file.display())]
+    #[error("tensor {tensor:?} of `{}` holds {value} at index {index}, more than {ty} can hold", file.display())]
     Overflow {
         /// The file.
         file: PathBuf,
@@ -262,8 +280,8 @@ pub enum RunError {
         index: usize,
         /// What it is.
         value: f32,
-        /// The type asked for.
-        dtype: Dtype,
+        /// The type asked for, or that of the scales.
+        ty: String,
     },
     /// Codes that another container cannot say.
     #[error("tensor {tensor:?} of `{}` cannot go into {container} as it is: {why}", file.display())]
@@ -320,7 +338,7 @@ impl Error {
             Self::Scheme(SchemeError::NotGguf { .. }) => {
                 Some(format!("known: {}", crate::pack::gguf::Mix::names().collect::<Vec<_>>().join(", ")))
             }
-            Self::Scheme(_) => Some("schemes are intB-gG or intB-channel, B from 2 to 8, G 32, 64 or 128, `-sym` for symmetric: int4-g128, int8-channel-sym".into()),
+            Self::Scheme(_) => Some("schemes are intB-gG or intB-channel, B from 2 to 8, G 32, 64 or 128, `-sym` for symmetric: int4-g128, int8-channel-sym; docs/grids.md has others, and GGUF types go with `--to gguf`".into()),
             Self::Plan(error) => error.hint(),
             Self::Run(error) => error.hint(),
         }
@@ -365,14 +383,25 @@ impl PlanError {
             Self::CannotRepack { .. } => Some("--requantize chooses new codes".into()),
             Self::NothingQuantized { .. } => Some("`reweight quantize` chooses codes".into()),
             Self::TargetExists { .. } => Some("choose another name, or --force to replace it".into()),
+            Self::TargetNoModel { .. } => {
+                Some("--force replaces models only: choose another name, or remove what is there".into())
+            }
             Self::TargetPatched { .. } => Some(
                 "choose another name, or take the patches off with `reweight patch remove --in-place --all` first"
                     .into(),
             ),
-            Self::NothingToDo { .. } => Some("`reweight quantize --dry-run` says why each tensor is kept".into()),
+            Self::NothingToDo { .. } => {
+                Some("linear layers of blocks are taken by themselves; `--tensor 'PATTERN=SCHEME'` names others".into())
+            }
             Self::NotOfThisModel { .. } => Some("`reweight plan` makes a recipe for a model".into()),
-            Self::NeedsFolder { .. } => Some("name the target without an extension".into()),
-            Self::TargetIsSource { .. } | Self::Pattern { .. } | Self::CannotQuantize { .. } => None,
+            Self::NeedsFolder { .. } => {
+                Some("name the target without an extension; `--to gguf` writes a .gguf file".into())
+            }
+            Self::TargetIsSource { .. }
+            | Self::TargetNoFile { .. }
+            | Self::NoFolder { .. }
+            | Self::Pattern { .. }
+            | Self::CannotQuantize { .. } => None,
         }
     }
 }
@@ -384,10 +413,12 @@ impl RunError {
         match self {
             Self::CannotHold { .. } => Some("--requantize chooses new codes".into()),
             Self::NonFinite { tensor, .. } => Some(format!("`--keep '{tensor}'` copies it as it is")),
-            Self::Overflow { dtype: Dtype::Bf16, .. } => {
+            Self::Overflow { ty, .. } if ty.eq_ignore_ascii_case("bf16") => {
                 Some("f32 holds it: `--dtype f32`, or `convert --to f32`".into())
             }
-            Self::Overflow { .. } => Some("bf16 and f32 hold it: `--dtype bf16`, or `convert --to bf16`".into()),
+            Self::Overflow { .. } => Some(
+                "bf16 and f32 hold it: `--dtype bf16`, `--scale-dtype bf16`, `convert --to bf16`, or `--tensor NAME=bf16` in GGUF".into(),
+            ),
             Self::Interrupted { partial } => {
                 Some(format!("the same command with --resume goes on; finished tensors are in `{}`", partial.display()))
             }

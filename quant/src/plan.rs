@@ -221,7 +221,7 @@ impl Plan {
             let (action, reason) = decide(weight, (role, tower), options)?;
             decisions.push(Decision { weight, role, tower, action, reason });
         }
-        if options.container.layout().one_scheme() {
+        if options.container.one_scheme() {
             agree::one_scheme(&mut decisions, options)?;
         }
         let unlike = agree::fused(&mut decisions, options);
@@ -377,7 +377,8 @@ fn ignored_modules(decisions: &[Decision<'_>], is_multimodal: bool) -> Vec<Strin
 }
 
 /// Whether a quantized model is as good as an original: 8 bits lose next to nothing.
-fn is_master(model: &Model) -> bool {
+#[must_use]
+pub fn is_master(model: &Model) -> bool {
     model.container().is_some()
         && model.weights().iter().all(|weight| match &weight.storage {
             Storage::Packed(packed) => packed.scheme().bits() == 8,
@@ -458,7 +459,7 @@ fn container_limit(container: Container, scheme: Scheme, why: String) -> PlanErr
     let hint = if scheme.is_affine() {
         format!("{} goes into {container}", container.default_scheme())
     } else {
-        "`--to reweight`, or no --to, holds every scheme; `convert` then takes it further where that is exact"
+        "the toolkit's own layout holds every scheme (`--to reweight`); `convert` then takes it further where that is exact"
             .to_owned()
     };
     PlanError::ContainerLimit { container: container.name(), scheme: scheme.to_string(), why, hint }

@@ -6,7 +6,6 @@ use reweight::model::Network;
 use reweight::sensitivity::{Probe, Sensitivity};
 use reweight_quant::budget::{Allocation, Choice, Measure, Unit, Units, allocate, measure, schemes, schemes_of};
 use reweight_quant::kernels::Kernels;
-use reweight_quant::pack::Container;
 use reweight_quant::plan::{Method, PlanOptions};
 use reweight_quant::recipe::{Recipe, nameable};
 use reweight_quant::stats::{Key, Statistics};
@@ -46,7 +45,7 @@ impl Job<'_> {
     /// Chooses a scheme for each tensor.
     pub(super) fn plan(&self) -> anyhow::Result<Planned> {
         let Self { model, options, kernels, ui, .. } = *self;
-        if options.container != Container::CompressedTensors {
+        if options.container.one_scheme() {
             let problem = Problem::usage(format!("{} holds one scheme for all tensors", options.container.name()));
             return Err(problem.hint("a budget is spent on several: `--to compressed-tensors`").into());
         }
@@ -124,7 +123,13 @@ impl Job<'_> {
 
     /// The windows on which layers are tried.
     fn sample(&self, network: &Network<'_>) -> anyhow::Result<Sample> {
-        guidance::sample_of_tokens(self.guidance, self.budget.probe_tokens, self.model, network)
+        let sample = guidance::sample_of_tokens(self.guidance, self.budget.probe_tokens, self.model, network)?;
+        if sample.windows.iter().all(|window| window.len() < 2) {
+            let problem =
+                format!("{} tokens of text leave none to predict, and layers are tried by what is", sample.n_tokens());
+            return Err(Problem::usage(problem).hint("more text, or a larger --probe-tokens").into());
+        }
+        Ok(sample)
     }
 }
 

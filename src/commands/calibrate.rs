@@ -13,6 +13,7 @@ use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::stats::{Statistics, imatrix};
 use reweight_quant::store::Model;
+use reweight_quant::stream::check_output;
 use serde::Serialize;
 
 use crate::args::Calibrate;
@@ -28,7 +29,7 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
             let problem = format!("--merge takes one path to write, found also `{}`", extra.display());
             return Err(Problem::usage(problem).into());
         }
-        super::check_target(target, arguments.force)?;
+        check_output([], target, arguments.force)?;
         let mut merged = read(&arguments.merge[0])?;
         for path in &arguments.merge[1..] {
             merged.merge(read(path)?).map_err(|error| {
@@ -47,8 +48,8 @@ pub(super) fn run(arguments: &Calibrate, kernels: &'static Kernels, ui: &Ui) -> 
             .hint("reweight calibrate MODEL STATS --text FILE")
             .into());
     };
-    super::check_target(target, arguments.force)?;
     let model = super::open(&arguments.model, ui)?;
+    check_output([&model], target, arguments.force)?;
     let network = Network::open(&model, kernels)?;
     let tokenizer = Tokenizer::of(&model)?;
     let texts = if arguments.chat { chats(arguments, &model, &tokenizer)? } else { tokens(arguments, &tokenizer)? };

@@ -12,6 +12,7 @@ use reweight::text::{Document, TextError, Tokenizer, documents, windows};
 use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::store::Model;
+use reweight_quant::stream::check_output;
 use serde::Serialize;
 
 use crate::args::Eval;
@@ -34,11 +35,21 @@ enum Opened {
 }
 
 pub(super) fn run(arguments: &Eval, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
-    if let Some(target) = &arguments.save_logits {
-        super::check_target(target, arguments.force)?;
-    }
     let model = super::open(&arguments.model, ui)?;
+    if let Some(target) = &arguments.save_logits {
+        check_output([&model], target, arguments.force)?;
+    }
     if Classifier::is_one(&model) {
+        let of_text = [
+            (arguments.save_logits.is_some(), "--save-logits"),
+            (arguments.max_tokens.is_some(), "--max-tokens"),
+            (arguments.context.is_some(), "--context"),
+        ];
+        if let Some((_, option)) = of_text.into_iter().find(|(given, _)| *given) {
+            let problem =
+                format!("{option} is about text, and `{}` is a classifier of images", arguments.model.display());
+            return Err(Problem::usage(problem).into());
+        }
         return images::run(arguments, kernels, &model, ui);
     }
     if arguments.images.is_some() || arguments.ood.is_some() || !arguments.corruption.is_empty() {

@@ -7,7 +7,7 @@ use reweight_quant::kernels::Kernels;
 use reweight_quant::memory;
 use reweight_quant::pack::gguf::{Mix, WRITTEN};
 use reweight_quant::pattern::Pattern;
-use reweight_quant::plan::{Method, Plan, PlanOptions};
+use reweight_quant::plan::{Method, Plan, PlanOptions, is_master};
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
 use reweight_quant::store::gguf::GgmlType;
@@ -74,7 +74,7 @@ pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui)
     let keep = super::patterns(&arguments.keep)?;
     let model = super::open(&arguments.model, ui)?;
     super::refuse_side_terms(&model)?;
-    if let Some(what) = model.quant_method() {
+    if let Some(what) = model.quant_method().filter(|_| !is_master(&model)) {
         return Err(reweight_quant::error::PlanError::AlreadyQuantized { model: model.path().to_owned(), what }.into());
     }
     let options = GgufOptions {
@@ -87,19 +87,17 @@ pub(super) fn quantize(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui)
         max_shard_bytes: max_shard_bytes(&arguments.target, &arguments.writing),
     };
     let (target, writing) = (arguments.target.as_path(), &arguments.writing);
+    let guidance = guidance::with_own(&arguments.guidance, &model);
     // What cannot be done is told before statistics are gathered.
     let plan = plan(&model, &options, target, writing)?;
-    let statistics = if arguments.writing.dry_run {
-        None
-    } else {
-        guidance::statistics(&arguments.guidance, method, &model, kernels, ui)?
-    };
+    let statistics =
+        if arguments.writing.dry_run { None } else { guidance::statistics(&guidance, method, &model, kernels, ui)? };
     let scaled = match &statistics {
         Some(statistics) if method.scales() => {
             let stand_in = stand_in(&model, &options)?;
             // Norms are f32 in the file.
             let dtypes = (kernels, Some(Dtype::F32));
-            Some(guidance::scale(&arguments.guidance, &model, &stand_in, statistics, dtypes, ui)?)
+            Some(guidance::scale(&guidance, &model, &stand_in, statistics, dtypes, ui)?)
         }
         _ => None,
     };
@@ -165,6 +163,9 @@ fn refuse(arguments: &Quantize) -> anyhow::Result<()> {
         (arguments.recipe.is_some(), "--recipe: --tensor names types"),
         (arguments.band.is_some(), "--band: its blocks are not counted"),
         (arguments.report.is_some(), "--report: --json prints it"),
+        (arguments.guidance.scales_out.is_some(), "--scales-out: `--only-fold` writes a folder of scaled weights"),
+        (arguments.guidance.paper, "--paper: blocks are searched"),
+        (arguments.strict, "--strict: where blocks do not fill a row, llama.cpp's other types are taken"),
     ];
     match odd.into_iter().find(|(given, _)| *given) {
         Some((_, what)) => Err(Problem::usage(format!("`--to gguf` takes no {what}")).into()),
@@ -180,9 +181,6 @@ fn method(arguments: &Quantize) -> anyhow::Result<Method> {
             let hint = "the codes of `--method best --scheme int4-g32-sym --scale-dtype f16 --to compressed-tensors` are kept \
                         as Q4_0 by `convert --to gguf`; int5 and int8 likewise";
             Err(problem.hint(hint).into())
-        }
-        Some(args::Method::Awq) if arguments.guidance.paper => {
-            Err(Problem::usage("`--to gguf` takes no --paper: blocks are searched").into())
         }
         asked => guidance::method(asked, &arguments.guidance),
     }
@@ -203,7 +201,7 @@ fn max_shard_bytes(target: &Path, writing: &Writing) -> Option<usize> {
 
 /// What is to be written, where the target may be.
 fn plan(model: &Model, options: &GgufOptions, target: &Path, writing: &Writing) -> anyhow::Result<GgufPlan> {
-    check_target(model.path(), target, writing.force)?;
+    check_target(model, target, writing.force)?;
     Ok(GgufPlan::new(model, options)?)
 }
 

@@ -95,12 +95,3 @@ fn refuse_side_terms(model: &Model) -> anyhow::Result<()> {
 fn patterns(texts: &[String]) -> Result<Vec<Pattern>, PlanError> {
     texts.iter().map(|text| Pattern::new(text)).collect()
 }
-
-/// That a file to be written is not there, unless it may be replaced.
-fn check_target(target: &Path, force: bool) -> anyhow::Result<()> {
-    if target.exists() && !force {
-        let problem = Problem::usage(format!("`{}` exists already", target.display()));
-        return Err(problem.hint("choose another name, or --force to replace it").into());
-    }
-    Ok(())
-}

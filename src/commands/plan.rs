@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use reweight_quant::budget::schemes_of;
 use reweight_quant::kernels::Kernels;
 use reweight_quant::pack::Container;
 use reweight_quant::pattern::Pattern;
 use reweight_quant::plan::{Method, PlanOptions};
 use reweight_quant::store::Model;
+use reweight_quant::stream::check_output;
 use serde::Serialize;
 
 use super::budget::{Job, Planned, error_of};
@@ -63,11 +65,13 @@ struct ProbeDocument<'a> {
 
 pub(super) fn run(arguments: &Plan, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let started = Instant::now();
-    if let Some(path) = &arguments.recipe_out {
-        super::check_target(path, arguments.force)?;
-    }
     let model = super::open(&arguments.model, ui)?;
+    if let Some(path) = &arguments.recipe_out {
+        check_output([&model], path, arguments.force)?;
+    }
     let mut options = PlanOptions::new(Container::CompressedTensors.default_scheme(), Method::Search);
+    let considered = schemes_of(&arguments.budget.schemes)?;
+    options.container = considered.iter().map(|scheme| Container::for_scheme(*scheme)).max().unwrap_or_default();
     options.keep = super::patterns(&arguments.keep)?;
     for tensor in &arguments.tensor {
         let scheme = tensor.scheme.parse().map_err(reweight_quant::Error::from)?;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use reweight::blocks::{Blocks, BlocksError};
 use reweight::model::{Network, Nobody, Run};
 use reweight_quant::awq::{Chosen, Mapping};
+use reweight_quant::budget::schemes_of;
 use reweight_quant::engines::{check_gguf, check_plan};
 use reweight_quant::error::FileError;
 use reweight_quant::kernels::Kernels;
@@ -20,7 +21,7 @@ use reweight_quant::scheme::Scheme;
 use reweight_quant::stats::Statistics;
 use reweight_quant::store::Model;
 use reweight_quant::store::model::STATISTICS_NAME;
-use reweight_quant::stream::{Control, Target, Writer};
+use reweight_quant::stream::{Control, Target, Writer, check_output};
 use reweight_quant::tensor::Dtype;
 use serde::Serialize;
 
@@ -60,7 +61,8 @@ struct ManifestBody<'a> {
 
 pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let started = Instant::now();
-    if arguments.to == Some(args::Container::Gguf) {
+    let named_gguf = arguments.target.extension().is_some_and(|extension| extension == "gguf");
+    if arguments.to.map_or(named_gguf, |to| to == args::Container::Gguf) {
         if let Some(choice) = arguments.engine {
             engine::require(&check_gguf(choice.into()), ui)?;
         }
@@ -76,6 +78,7 @@ pub(super) fn run(arguments: &Quantize, kernels: &'static Kernels, ui: &Ui) -> a
     let mut options = options(arguments, &guidance)?;
     let target = writing::target(&model, &arguments.target, options.container.name(), false)?;
     writing::check(&model, target, &arguments.writing)?;
+    check_outputs(arguments, &model)?;
     if arguments.budget.is_given() {
         let (model, budget, guidance) = (&model, &arguments.budget, &guidance);
         options.recipe = Some(budget::Job { model, options: &options, budget, guidance, kernels, ui }.plan()?.recipe);
@@ -218,6 +221,15 @@ fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     Ok(Some(Done { finished: Finished::new(outcome, started, ui), plan, mappings }))
 }
 
+/// That the files beside the target may be written, before any long work.
+fn check_outputs(arguments: &Quantize, model: &Model) -> anyhow::Result<()> {
+    let outputs = [arguments.report.as_ref().map(|report| &report.path), arguments.guidance.scales_out.as_ref()];
+    for output in outputs.into_iter().flatten() {
+        check_output([model], output, arguments.writing.force)?;
+    }
+    Ok(())
+}
+
 fn options(arguments: &Quantize, guidance: &Guidance) -> anyhow::Result<PlanOptions> {
     let scheme = |text: &str| text.parse::<Scheme>().map_err(reweight_quant::Error::from);
     let mut overrides = Vec::with_capacity(arguments.tensor.len());
@@ -225,7 +237,10 @@ fn options(arguments: &Quantize, guidance: &Guidance) -> anyhow::Result<PlanOpti
         overrides.push((Pattern::new(&tensor.pattern)?, scheme(&tensor.scheme)?));
     }
     let asked = arguments.scheme.as_deref().map(scheme).transpose()?;
-    let all = asked.iter().chain(overrides.iter().map(|(_, scheme)| scheme));
+    let recipe = arguments.recipe.as_deref().map(Recipe::read).transpose()?;
+    let considered = schemes_of(&arguments.budget.schemes)?;
+    let of_recipe = recipe.iter().flat_map(|recipe| recipe.tensors.values());
+    let all = asked.iter().chain(overrides.iter().map(|(_, scheme)| scheme)).chain(of_recipe).chain(&considered);
     // One scheme that only one layout holds decides for all.
     let needed = all.map(|scheme| Container::for_scheme(*scheme)).max().unwrap_or_default();
     let container = arguments.to.and_then(args::Container::layout).unwrap_or(needed);
@@ -233,7 +248,7 @@ fn options(arguments: &Quantize, guidance: &Guidance) -> anyhow::Result<PlanOpti
         scheme: Some(asked.unwrap_or_else(|| container.default_scheme())),
         method: guidance::method(arguments.method, guidance)?,
         statistics: None,
-        recipe: arguments.recipe.as_deref().map(Recipe::read).transpose()?,
+        recipe,
         overrides,
         keep: super::patterns(&arguments.keep)?,
         scale_dtype: dtype(arguments.scale_dtype),

@@ -72,7 +72,7 @@ pub(super) fn target<'a>(
 
 /// Checks the target before any long work, as a dry run does too.
 pub(super) fn check(model: &Model, target: Target<'_>, writing: &Writing) -> Result<(), PlanError> {
-    check_target(model.path(), target.path, writing.force)
+    check_target(model, target.path, writing.force)
 }
 
 /// A plan as a document.

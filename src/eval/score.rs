@@ -270,7 +270,10 @@ fn summarize(sums: &[RunningPair], beside: bool) -> Score {
         Against {
             reference_nll: mean(&|pair| pair.reference.loss()),
             kl_mean: divergences.iter().sum::<f64>() / n,
-            kl_p99: divergences[((divergences.len() - 1) as f64 * 0.99).round() as usize],
+            kl_p99: divergences
+                .get((divergences.len().saturating_sub(1) as f64 * 0.99).round() as usize)
+                .copied()
+                .unwrap_or(0.0),
             kl_max: divergences.last().copied().unwrap_or_default(),
             top1_agreement: mean(&|pair| f64::from(u8::from(pair.model.best() == pair.reference.best()))),
         }

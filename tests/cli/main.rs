@@ -7,6 +7,7 @@
 //! - [`streams`]: color, closed pipes, full disks.
 //! - [`signals`]: Ctrl-C once, twice, and under `nohup`.
 //! - [`bench`]: kernels on this machine.
+//! - [`care`]: what no output replaces, and numbers that no type may lose.
 //! - [`convert`]: containers, from one to another.
 //! - [`engines`]: what would not load in an engine.
 //! - [`evaluate`]: `calibrate` and `eval` on the bundled model.
@@ -32,6 +33,7 @@ mod synthetic;
 
 mod bench;
 mod blocks;
+mod care;
 mod chat;
 mod confidence;
 mod convert;

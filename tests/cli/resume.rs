@@ -255,12 +255,25 @@ fn one_target_has_one_writer() {
 #[test]
 fn a_target_that_exists_is_replaced_by_force_only() {
     let case = Case::new();
-    for make in [make_folder as fn(&Path), make_file, make_link] {
+    for (make, is_model) in
+        [(make_folder as fn(&Path), false), (make_file, false), (make_model, true), (make_link, true)]
+    {
         let target = case.path("target");
         make(&target);
         let ran = Cmd::new("quantize source target").in_dir(&case.dir).run().expect_status(2);
         assert!(ran.stderr.starts_with("error: `target` exists already\nhint: "), "{}", ran.stderr);
         Cmd::new("quantize source target --dry-run").in_dir(&case.dir).run().expect_status(2);
+        if !is_model {
+            let ran = Cmd::new("quantize source target --force").in_dir(&case.dir).run().expect_status(2);
+            assert!(ran.stderr.starts_with("error: `target` exists and is no model"), "{}", ran.stderr);
+            if target.is_dir() {
+                fs::remove_file(target.join("precious")).expect("it is left as it was");
+                fs::remove_dir(&target).expect("it held nothing else");
+            } else {
+                fs::remove_file(&target).expect("it is left as it was");
+            }
+            continue;
+        }
         Cmd::new("quantize source target --force").in_dir(&case.dir).run().expect_status(0);
         assert_same_files(&case.path("whole"), &target, "by force");
         assert_eq!(case.dir.names(), ["source", "target", "whole"]);
@@ -305,6 +318,11 @@ fn append(path: &Path, bytes: &[u8]) {
 fn make_folder(path: &Path) {
     fs::create_dir(path).expect("the folder can be made");
     fs::write(path.join("precious"), "text").expect("the folder can be written");
+}
+
+fn make_model(path: &Path) {
+    fs::create_dir(path).expect("the folder can be made");
+    fs::write(path.join("model.safetensors"), "an old one").expect("the folder can be written");
 }
 
 fn make_file(path: &Path) {

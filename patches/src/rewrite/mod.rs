@@ -91,13 +91,13 @@ pub fn rewrite(
             in_update(state, set, &plan, update, &state.place, control)
         }
         Destination::Target { path, force, .. } if state.folder.is_none() => {
-            check_target(state.model.path(), path, force)?;
+            check_target(&state.model, path, force)?;
             let place = Place::of_file(path);
             let update = Update::begin(&place)?;
             in_update(state, set, &plan, update, &place, control)
         }
         Destination::Target { path, force, fsync } => {
-            check_target(state.model.path(), path, force)?;
+            check_target(&state.model, path, force)?;
             let staging = Staging::open(path, StagingOptions { force, resume: false, fsync })?;
             let names = Names { single: None, ledger: Place::of_folder(path).ledger_name() };
             let written = write(state, set, &plan, staging.partial(), &names, control)

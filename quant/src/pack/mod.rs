@@ -133,6 +133,12 @@ impl Container {
         self.layout().float_dtype()
     }
 
+    /// Whether it states one scheme for all tensors.
+    #[must_use]
+    pub fn one_scheme(self) -> bool {
+        self.layout().one_scheme()
+    }
+
     /// The layout for a scheme where none is asked for.
     #[must_use]
     pub const fn for_scheme(scheme: Scheme) -> Self {

@@ -60,7 +60,7 @@ pub(super) fn one_scheme(decisions: &mut [Decision<'_>], options: &PlanOptions) 
     Ok(())
 }
 
-/// Brings the parts of each fused layer together, unless some are named by `--tensor` or `--keep`: they get the smallest group that any of
+/// Brings the parts of each fused layer together, unless some are named by `--tensor` or `--keep`, or all by a recipe: they get the smallest group that any of
 /// them needs, and where one cannot be quantized, none is. Gives the layers whose parts stay unlike.
 pub(super) fn fused(decisions: &mut [Decision<'_>], options: &PlanOptions) -> Vec<Unlike> {
     let name = |decision: &Decision<'_>| decision.weight.name.clone();
@@ -70,7 +70,9 @@ pub(super) fn fused(decisions: &mut [Decision<'_>], options: &PlanOptions) -> Ve
     let mut unlike = Vec::new();
     for FusedSet { layer, parts } in fused_sets(names.iter().map(String::as_str)) {
         if ways(decisions, &parts).len() > 1 {
-            let is_asked = parts.iter().any(|&part| is_asked(decisions[part].weight, options));
+            // What a recipe does not name is to stay as it is, so a recipe names all.
+            let is_asked =
+                options.recipe.is_some() || parts.iter().any(|&part| is_asked(decisions[part].weight, options));
             if !is_asked && options.quantized == Quantized::Refuse {
                 bring_together(decisions, &layer, &parts, options);
             }

@@ -5,6 +5,7 @@ mod gguf;
 mod journal;
 mod shards;
 mod staging;
+mod target;
 mod work;
 mod writer;
 
@@ -24,7 +25,8 @@ pub(crate) use gguf::verify as verify_gguf;
 pub use gguf::{GgufOptions, GgufOutcome, GgufPlan, GgufTensor, write_gguf};
 pub use journal::Record;
 pub use shards::shard_name;
-pub use staging::{Staging, StagingOptions, check_target};
+pub use staging::{Staging, StagingOptions};
+pub use target::{check_output, check_target};
 pub use writer::Writer;
 
 /// What a run is given from outside.

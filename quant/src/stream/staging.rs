@@ -3,9 +3,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, FileError, PlanError};
+use crate::error::{Error, FileError};
 use crate::store::disk::{self, LOCK_NAME};
-use crate::store::model::LEDGER_NAME;
 
 /// A target in the making, locked against other processes.
 #[derive(Debug)]
@@ -25,38 +24,6 @@ pub struct StagingOptions {
     pub resume: bool,
     /// Wait until the disk has everything before the rename, so that a power cut leaves no half target either.
     pub fsync: bool,
-}
-
-/// Refuses targets that exist (unless forced), patched models among them even then, and targets in or around the source.
-///
-/// # Errors
-/// `PlanError::TargetExists`, `PlanError::TargetPatched`, `PlanError::TargetIsSource`.
-pub fn check_target(source: &Path, target: &Path, force: bool) -> Result<(), PlanError> {
-    let real = |path: &Path| {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let mut existing = absolute.as_path();
-        while let (false, Some(parent)) = (existing.exists(), existing.parent()) {
-            existing = parent;
-        }
-        let rest = absolute.strip_prefix(existing).unwrap_or(Path::new("")).to_owned();
-        existing.canonicalize().map_or(absolute.clone(), |existing| existing.join(rest))
-    };
-    let (real_source, real_target) = (real(source), real(target));
-    if source.exists() && (real_target.starts_with(&real_source) || real_source.starts_with(&real_target)) {
-        return Err(PlanError::TargetIsSource { target: target.to_owned(), source_path: source.to_owned() });
-    }
-    if target.symlink_metadata().is_ok() {
-        if !force {
-            return Err(PlanError::TargetExists { target: target.to_owned() });
-        }
-        let mut beside = target.as_os_str().to_owned();
-        beside.push(".ledger");
-        let ledgers = [target.join(LEDGER_NAME), PathBuf::from(beside)];
-        if let Some(ledger) = ledgers.into_iter().find(|ledger| ledger.is_dir()) {
-            return Err(PlanError::TargetPatched { target: target.to_owned(), ledger });
-        }
-    }
-    Ok(())
 }
 
 impl Staging {

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::check;
 use super::journal::{Earlier, Journal};
 use super::shards::{self, Shards, shard_name};
-use super::staging::{Staging, check_target};
+use super::staging::Staging;
+use super::target::check_target;
 use super::work::Work;
 use super::{Control, Outcome, Record, StagingOptions, Target};
 use crate::error::{Error, FileError, RunError};
@@ -53,7 +54,7 @@ impl<'a> Writer<'a> {
         options: StagingOptions,
         control: &'a Control<'a>,
     ) -> Result<Self, Error> {
-        check_target(model.path(), target.path, options.force)?;
+        check_target(model, target.path, options.force)?;
         let staging = Staging::open(target.path, options)?;
         let (journal, earlier) = Journal::open(staging.partial(), &plan.fingerprint())?;
         let shards = Shards::open(staging.partial(), plan)?;

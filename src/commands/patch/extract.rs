@@ -9,11 +9,12 @@ use reweight_patches::packed::Bits;
 use reweight_patches::patch;
 use reweight_patches::signature::{self, Options, Sources, Store, TensorFigures};
 use reweight_patches::values::Float;
+use reweight_quant::stream::{check_output, check_target};
 use serde::Serialize;
 
 use super::low_rank;
 use crate::args::{DeltaBits, Extract, PatchDiff, Projection};
-use crate::commands::{check_target, open};
+use crate::commands::open;
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes, escape_path};
 
@@ -29,9 +30,9 @@ struct Document<'a> {
 }
 
 pub(super) fn extract(arguments: &Extract, ui: &Ui) -> anyhow::Result<Status> {
-    check_target(&arguments.out, arguments.making.force)?;
     let pretrained = arguments.pretrained.as_deref().map(|path| open(path, ui)).transpose()?;
     let (clean, robust) = (open(&arguments.clean, ui)?, open(&arguments.robust, ui)?);
+    check_output(pretrained.iter().chain([&clean, &robust]), &arguments.out, arguments.making.force)?;
     let sources = Sources { pretrained: pretrained.as_ref(), clean: &clean, robust: &robust };
     let options = Options {
         name: arguments.making.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out)),
@@ -52,11 +53,14 @@ pub(super) fn extract(arguments: &Extract, ui: &Ui) -> anyhow::Result<Status> {
 }
 
 pub(super) fn diff(arguments: &PatchDiff, ui: &Ui) -> anyhow::Result<Status> {
-    check_target(&arguments.out, arguments.making.force)?;
     let (base, new) = (open(&arguments.a, ui)?, open(&arguments.b, ui)?);
     if let Some(rank) = arguments.rank {
+        for model in [&base, &new] {
+            check_target(model, &arguments.out, arguments.making.force)?;
+        }
         return low_rank::run(arguments, rank.get().into(), &layers(&arguments.layers), (&base, &new), ui);
     }
+    check_output([&base, &new], &arguments.out, arguments.making.force)?;
     let name = arguments.making.name.clone().unwrap_or_else(|| patch::name_of(&arguments.out));
     let (layers, store) = (layers(&arguments.layers), store(arguments.bits));
     let figures = if arguments.making.dry_run {

@@ -138,10 +138,10 @@ fn finish(
     writing: &PatchWriting,
     ui: &Ui,
 ) -> anyhow::Result<Status> {
-    let model = state.model().path();
+    let model = state.model();
     let destination = match target {
         Some(path) => Destination::Target { path, force: writing.force, fsync: writing.fsync },
-        None if model.exists() => Destination::InPlace,
+        None if model.path().exists() => Destination::InPlace,
         None => return Err(Problem::usage("the bundled model cannot be changed").hint("name a TARGET").into()),
     };
     if let Some(path) = target {
@@ -159,7 +159,7 @@ fn finish(
     let outcome = rewrite(state, set, destination, &control)?;
     progress.finish();
     let elapsed = started.elapsed();
-    let target = target.unwrap_or(model);
+    let target = target.unwrap_or(model.path());
     if let Some(ledger) = &outcome.ledger {
         warn_of_losses(ledger, set, ui);
     }

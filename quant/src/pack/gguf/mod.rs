@@ -32,6 +32,27 @@ pub const WRITTEN: [GgmlType; 14] = [
     GgmlType::Q6_K,
 ];
 
+/// The least magnitude that a type does not hold: its floats are too small, or the f16 scale of a block with its largest code.
+#[must_use]
+pub fn overflows_from(ty: GgmlType) -> f32 {
+    /// Half a unit above the largest f16.
+    const F16: f32 = 65520.0;
+    match ty {
+        GgmlType::BF16 => f32::from_bits(0x7f7f_8000),
+        GgmlType::F16 | GgmlType::Q4_1 | GgmlType::Q5_1 => F16,
+        GgmlType::Q4_0 => 8.0 * F16,
+        GgmlType::Q5_0 => 16.0 * F16,
+        GgmlType::Q8_0 => 127.0 * F16,
+        GgmlType::IQ4_NL => 113.0 * F16,
+        // A scale of the super-block times the codes of scales in it: 15 with a minimum of at most that, 63, or 32 and 127 times codes.
+        GgmlType::Q2_K => 15.0 * F16,
+        GgmlType::Q4_K | GgmlType::Q5_K => 63.0 * F16,
+        GgmlType::Q3_K => 31.0 * 3.0 * F16,
+        GgmlType::Q6_K => 127.0 * 31.0 * F16,
+        _ => f32::INFINITY,
+    }
+}
+
 /// Stores rows of one matrix. `weights` say how much the error of each column matters, `out` takes the rows' bytes.
 ///
 /// `Method::Rtn` takes the whole range of each block, every other method searches.

@@ -1,7 +1,7 @@
 //! What a GGUF file says of itself: digests of its metadata and tensors, as its last key. Readers pass over keys that they do not know.
 
 use crate::store::gguf::export::{write_text, write_value};
-use crate::store::gguf::{Array, GgufFile, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, Value};
+use crate::store::gguf::{Array, GgmlType, GgufFile, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, Value};
 use crate::verify::{Problem, Verification};
 
 /// Key of the digests: BLAKE3 in hexadecimal, of the metadata first, then of each tensor's bytes in the order of the files.
@@ -23,14 +23,22 @@ pub(super) fn fill(header: &mut [u8], end: usize, digests: &[blake3::Hash]) {
     }
 }
 
-/// Of all keys but the digests, and those that tell the place among several files.
-pub(super) fn of_metadata(metadata: &[(String, Value)]) -> blake3::Hash {
+/// Of all keys but the digests, and those that tell the place among several files; and of each tensor's name, type and shape.
+pub(super) fn of_metadata<'a>(
+    metadata: &[(String, Value)],
+    tensors: impl Iterator<Item = (&'a str, GgmlType, &'a [usize])>,
+) -> blake3::Hash {
     let mut bytes = Vec::new();
     for (key, value) in metadata {
         if ![KEY, SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key.as_str()) {
             write_text(key, &mut bytes);
             write_value(value, &mut bytes);
         }
+    }
+    for (name, ty, shape) in tensors {
+        write_text(name, &mut bytes);
+        write_text(ty.name(), &mut bytes);
+        bytes.extend(shape.iter().flat_map(|size| (*size as u64).to_le_bytes()));
     }
     blake3::hash(&bytes)
 }
@@ -61,7 +69,8 @@ pub(crate) fn verify(file: &GgufFile) -> Option<Verification> {
     let n_tensors = file.tensors().len();
     problem("", "number of digests", &(n_tensors + 1).to_string(), told.len().to_string());
     let digest = |index: usize| told.get(index).map_or("", String::as_str);
-    problem("metadata", "blake3", digest(0), of_metadata(file.metadata()).to_string());
+    let described = file.tensors().iter().map(|tensor| (tensor.name.as_str(), tensor.ty, tensor.shape.as_slice()));
+    problem("metadata", "blake3", digest(0), of_metadata(file.metadata(), described).to_string());
     let found: Vec<(&str, blake3::Hash)> = (0..n_tensors)
         .filter_map(|index| file.tensor(index))
         .map(|tensor| {

@@ -117,7 +117,7 @@ pub fn write_gguf(
     options: StagingOptions,
     control: &Control<'_>,
 ) -> Result<GgufOutcome, Error> {
-    check_target(model.path(), target, options.force)?;
+    check_target(model, target, options.force)?;
     let staging = Staging::open(target, StagingOptions { resume: false, ..options })?;
     let files: Result<Vec<OpenFile>, FileError> =
         plan.files.iter().map(|file| OpenFile::create(staging.partial(), file)).collect();

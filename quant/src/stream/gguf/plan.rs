@@ -99,7 +99,10 @@ impl GgufPlan {
         });
         Ok(Self {
             files: files.collect(),
-            metadata_digest: digests::of_metadata(&metadata),
+            metadata_digest: digests::of_metadata(
+                &metadata,
+                all.iter().map(|tensor| (tensor.name, tensor.ty, tensor.shape.as_slice())),
+            ),
             is_folder: options.max_shard_bytes.is_some(),
             places,
             rope_factors,
@@ -186,6 +189,10 @@ fn bytes_of(shape: &[usize], ty: GgmlType) -> usize {
 /// The type of a tensor: vectors, norms and routers are f32 everywhere.
 fn type_of(model: &Model, tensor: &Exported, all: &Export, options: &GgufOptions) -> Result<GgmlType, PlanError> {
     let weight = &model.weights()[tensor.sources[0]];
+    if tensor.shape.contains(&0) {
+        let (tensor, scheme, why) = (weight.name.clone(), "gguf".to_owned(), "it has no elements".to_owned());
+        return Err(PlanError::CannotQuantize { tensor, scheme, why });
+    }
     if tensor.shape.len() < 2 || tensor.stem.ends_with("norm") || tensor.stem.starts_with("ffn_gate_inp") {
         return Ok(GgmlType::F32);
     }

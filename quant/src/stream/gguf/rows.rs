@@ -7,7 +7,7 @@ use super::GgufPlan;
 use crate::error::RunError;
 use crate::importance::Importance;
 use crate::pack::PackedTensor;
-use crate::pack::gguf::encode_rows;
+use crate::pack::gguf::{encode_rows, overflows_from};
 use crate::plan::Method;
 use crate::scheme::Scheme;
 use crate::stats::Statistics;
@@ -98,19 +98,27 @@ impl<'a> TensorWork<'a> {
         } else {
             weight.read_rows(self.kernels, source_row..source_row + 1, out);
         }
-        if let Some(index) = self.kernels.first_non_finite(out) {
-            let (file, tensor) = (weight.file().to_owned(), weight.name.clone());
-            return Err(RunError::NonFinite {
-                file,
-                tensor,
-                index: source_row * self.columns + index,
-                value: out[index],
-            });
+        let place = |index: usize| (weight.file().to_owned(), weight.name.clone(), source_row * self.columns + index);
+        // Floats may be what they are; a block of them would be lost with one.
+        if self.ty.block_elements() > 1
+            && let Some(index) = self.kernels.first_non_finite(out)
+        {
+            let ((file, tensor, index), value) = (place(index), out[index]);
+            return Err(RunError::NonFinite { file, tensor, index, value });
         }
         if self.exported.plus_one {
-            for value in out {
+            for value in &mut *out {
                 *value += 1.0;
             }
+        }
+        let bound = overflows_from(self.ty);
+        let overflows = |value: &f32| value.is_finite() && value.abs() >= bound;
+        // Without a branch an element, since next to no row has one.
+        if out.iter().fold(false, |any, value| any | overflows(value))
+            && let Some(column) = out.iter().position(overflows)
+        {
+            let ((file, tensor, index), value, ty) = (place(column), out[column], self.ty.to_string());
+            return Err(RunError::Overflow { file, tensor, index, value, ty });
         }
         Ok(())
     }
