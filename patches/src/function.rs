@@ -89,6 +89,23 @@ impl Term<'_> {
     }
 }
 
+/// The same on sums that are nothing yet, so that none is a negative zero.
+fn scale(sums: &mut [f64], factor: f64, values: &[f64]) {
+    vectorized(|| {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum = 0.0 + factor * value;
+        }
+    });
+}
+
+fn shift(out: &mut [f64], from: &[f64], factor: f64, values: &[f64]) {
+    vectorized(|| {
+        for ((out, from), value) in out.iter_mut().zip(from).zip(values) {
+            *out = from + factor * value;
+        }
+    });
+}
+
 fn add(sums: &mut [f64], factor: f64, values: &[f64]) {
     vectorized(|| {
         for (sum, value) in sums.iter_mut().zip(values) {
@@ -130,10 +147,17 @@ impl<'a> Function<'a> {
     /// # Panics
     /// Where the lengths differ, or `start` begins within a group of packed changes.
     pub fn sum(&self, start: usize, sum: &mut [f64], buffer: &mut [f64]) {
-        sum.fill(0.0);
+        let mut is_first = true;
         for (strength, term) in self.terms.iter().filter(|(_, term)| !term.depends_on_base()) {
             term.change(start, &[], buffer);
-            add(sum, *strength, buffer);
+            if std::mem::take(&mut is_first) {
+                scale(sum, *strength, buffer);
+            } else {
+                add(sum, *strength, buffer);
+            }
+        }
+        if is_first {
+            sum.fill(0.0);
         }
     }
 
@@ -144,18 +168,20 @@ impl<'a> Function<'a> {
     pub fn apply(&self, start: usize, base: &[f64], sum: &[f64], out: &mut [f64], buffer: &mut [f64]) {
         let total: f64 = self.replacements.iter().map(|(strength, _)| strength).sum();
         let whole = if total > 1.0 { total } else { 1.0 };
-        out.copy_from_slice(base);
-        if !self.replacements.is_empty() {
+        if self.replacements.is_empty() {
+            shift(out, base, 1.0, sum);
+        } else {
+            out.copy_from_slice(base);
             for value in out.iter_mut() {
                 *value *= 1.0 - total / whole;
             }
+            for (strength, Replacement { float, data }) in &self.replacements {
+                let width = float.bytes();
+                float.read(&data[start * width..(start + base.len()) * width], buffer);
+                add(out, strength / whole, buffer);
+            }
+            add(out, 1.0, sum);
         }
-        for (strength, Replacement { float, data }) in &self.replacements {
-            let width = float.bytes();
-            float.read(&data[start * width..(start + base.len()) * width], buffer);
-            add(out, strength / whole, buffer);
-        }
-        add(out, 1.0, sum);
         for (strength, term) in self.terms.iter().filter(|(_, term)| term.depends_on_base()) {
             term.change(start, base, buffer);
             add(out, *strength, buffer);
@@ -169,8 +195,7 @@ impl<'a> Function<'a> {
     /// Where the lengths differ.
     pub fn predict(&self, patched: &[f64], sum: &[f64], out: &mut [f64]) {
         if self.replacements.is_empty() {
-            out.copy_from_slice(patched);
-            add(out, -1.0, sum);
+            shift(out, patched, -1.0, sum);
         } else {
             out.fill(0.0);
         }

@@ -6,6 +6,7 @@
 //! the differences byte plane by byte plane.
 
 use reweight_quant::kernels::vectorized;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::values::{Float, Word};
 
@@ -21,21 +22,118 @@ const PLANES: u8 = 1;
 /// Where the lengths differ.
 #[must_use]
 pub fn encode(float: Float, base: &[u8], predicted: &[u8]) -> Vec<u8> {
-    assert_eq!(base.len(), predicted.len(), "one guess for each element");
-    match float.bytes() {
-        2 => encode_words::<u16>(base, predicted),
-        4 => encode_words::<u32>(base, predicted),
-        _ => encode_words::<u64>(base, predicted),
-    }
+    Coder::default().encode(float, base, predicted)
 }
 
 /// Turns predicted elements into the stored ones; `None` where the record is none of such elements.
 #[must_use]
 pub fn decode(float: Float, record: &[u8], predicted: &mut [u8]) -> Option<()> {
-    match float.bytes() {
-        2 => decode_words::<u16>(record, predicted),
-        4 => decode_words::<u32>(record, predicted),
-        _ => decode_words::<u64>(record, predicted),
+    Coder::default().decode(float, record, predicted)
+}
+
+/// Memory of one thread: what zstd needs for a record takes longer to get and to clear than the record takes to code.
+#[derive(Default)]
+pub(crate) struct Coder {
+    compressor: Option<Compressor<'static>>,
+    decompressor: Option<Decompressor<'static>>,
+    codes: Codes,
+    /// Before compression.
+    plain: Vec<u8>,
+    /// After it.
+    packed: Vec<u8>,
+}
+
+/// Codes of each width.
+#[derive(Default)]
+struct Codes {
+    two: Vec<u16>,
+    four: Vec<u32>,
+    eight: Vec<u64>,
+}
+
+impl Coder {
+    /// [`encode`].
+    pub(crate) fn encode(&mut self, float: Float, base: &[u8], predicted: &[u8]) -> Vec<u8> {
+        assert_eq!(base.len(), predicted.len(), "one guess for each element");
+        let mut codes = std::mem::take(&mut self.codes);
+        let record = match float.bytes() {
+            2 => self.encode_words(base, predicted, &mut codes.two),
+            4 => self.encode_words(base, predicted, &mut codes.four),
+            _ => self.encode_words(base, predicted, &mut codes.eight),
+        };
+        self.codes = codes;
+        record
+    }
+
+    /// [`decode`].
+    pub(crate) fn decode(&mut self, float: Float, record: &[u8], predicted: &mut [u8]) -> Option<()> {
+        let mut codes = std::mem::take(&mut self.codes);
+        let done = match float.bytes() {
+            2 => self.decode_words(record, predicted, &mut codes.two),
+            4 => self.decode_words(record, predicted, &mut codes.four),
+            _ => self.decode_words(record, predicted, &mut codes.eight),
+        };
+        self.codes = codes;
+        done
+    }
+
+    fn encode_words<W: Word>(&mut self, base: &[u8], predicted: &[u8], codes: &mut Vec<W>) -> Vec<u8> {
+        codes.resize(base.len() / W::BYTES, W::default());
+        W::differences(base, predicted, codes);
+        let n_others = vectorized(|| codes.iter().map(|code| u32::from(code.wide() > 2)).sum::<u32>()) as usize;
+        symbols(codes, n_others > 0, &mut self.plain);
+        let mut best = self.compress(SYMBOLS);
+        if n_others > codes.len() / 16 {
+            self.plain = planes(codes);
+            let planes = self.compress(PLANES);
+            if planes.len() < best.len() {
+                best = planes;
+            }
+        }
+        best
+    }
+    /// A record of what is in `plain`.
+    fn compress(&mut self, coding: u8) -> Vec<u8> {
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(self.plain.len()));
+        let compressor =
+            self.compressor.get_or_insert_with(|| Compressor::new(LEVEL).expect("level 1 is known to zstd"));
+        let packed = compressor.compress_to_buffer(&self.plain, &mut self.packed);
+        packed.expect("memory to compress into is there");
+        let mut record = Vec::with_capacity(1 + self.packed.len());
+        record.push(coding);
+        record.extend_from_slice(&self.packed);
+        record
+    }
+
+    /// Fills `plain` with at most so many bytes.
+    fn decompress(&mut self, compressed: &[u8], limit: usize) -> Option<()> {
+        self.plain.clear();
+        self.plain.reserve(limit);
+        let made = || Decompressor::new().expect("zstd needs no dictionary");
+        self.decompressor.get_or_insert_with(made).decompress_to_buffer(compressed, &mut self.plain).ok()?;
+        Some(())
+    }
+
+    fn decode_words<W: Word>(&mut self, record: &[u8], predicted: &mut [u8], codes: &mut Vec<W>) -> Option<()> {
+        let n = predicted.len() / W::BYTES;
+        let (&coding, compressed) = record.split_first()?;
+        // A code takes two bits and at most ten bytes, or its planes.
+        self.decompress(compressed, n.div_ceil(4) + 10 * n)?;
+        codes.clear();
+        codes.resize(n, W::default());
+        match coding {
+            SYMBOLS => read_symbols(&self.plain, codes)?,
+            PLANES if self.plain.len() == n * W::BYTES => {
+                for (index, code) in codes.iter_mut().enumerate() {
+                    let byte = |plane: usize| u64::from(self.plain[plane * n + index]) << (8 * plane);
+                    *code = W::of((0..W::BYTES).map(byte).sum());
+                }
+            }
+            _ => return None,
+        }
+        W::restore(codes, predicted);
+        Some(())
     }
 }
 
@@ -71,28 +169,14 @@ pub fn decode_bytes(record: &[u8], now: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-fn encode_words<W: Word>(base: &[u8], predicted: &[u8]) -> Vec<u8> {
-    let mut codes = vec![W::default(); base.len() / W::BYTES];
-    W::differences(base, predicted, &mut codes);
-    let n_others = vectorized(|| codes.iter().map(|code| u32::from(code.wide() > 2)).sum::<u32>()) as usize;
-    let mut best = compress(SYMBOLS, &symbols(&codes, n_others > 0));
-    if n_others > codes.len() / 16 {
-        let planes = compress(PLANES, &planes(&codes));
-        if planes.len() < best.len() {
-            best = planes;
-        }
-    }
-    best
-}
-
 fn compress(coding: u8, bytes: &[u8]) -> Vec<u8> {
     let mut record = vec![coding];
     record.extend(zstd::bulk::compress(bytes, LEVEL).expect("memory to compress into is there"));
     record
 }
 
-fn symbols<W: Word>(codes: &[W], has_others: bool) -> Vec<u8> {
-    let mut bytes = vec![0; codes.len().div_ceil(4)];
+fn symbols<W: Word>(codes: &[W], has_others: bool, bytes: &mut Vec<u8>) {
+    bytes.resize(codes.len().div_ceil(4), 0);
     let (fours, rest) = codes.as_chunks::<4>();
     vectorized(|| {
         for (byte, four) in bytes.iter_mut().zip(fours) {
@@ -113,46 +197,27 @@ fn symbols<W: Word>(codes: &[W], has_others: bool) -> Vec<u8> {
             bytes.push(rest as u8);
         }
     }
-    bytes
 }
 
 fn planes<W: Word>(codes: &[W]) -> Vec<u8> {
     (0..W::BYTES).flat_map(|plane| codes.iter().map(move |code| (code.wide() >> (8 * plane)) as u8)).collect()
 }
 
-fn decode_words<W: Word>(record: &[u8], predicted: &mut [u8]) -> Option<()> {
-    let n = predicted.len() / W::BYTES;
-    let (&coding, compressed) = record.split_first()?;
-    // A code takes two bits and at most ten bytes, or its planes.
-    let bytes = zstd::bulk::decompress(compressed, n.div_ceil(4) + 10 * n).ok()?;
-    let mut codes = vec![W::default(); n];
-    match coding {
-        SYMBOLS => {
-            let (symbols, mut others) = bytes.split_at_checked(n.div_ceil(4))?;
-            for (four, &symbols) in codes.chunks_mut(4).zip(symbols) {
-                if symbols == 0 {
-                    continue;
-                }
-                for (index, code) in four.iter_mut().enumerate() {
-                    *code = match (symbols >> (2 * index)) & 3 {
-                        3 => W::of(take_number(&mut others)?.checked_add(3)?),
-                        code => W::of(u64::from(code)),
-                    };
-                }
-            }
-            if !others.is_empty() {
-                return None;
-            }
+/// Codes of two bits, and after them the others.
+fn read_symbols<W: Word>(bytes: &[u8], codes: &mut [W]) -> Option<()> {
+    let (symbols, mut others) = bytes.split_at_checked(codes.len().div_ceil(4))?;
+    for (four, &symbols) in codes.chunks_mut(4).zip(symbols) {
+        if symbols == 0 {
+            continue;
         }
-        PLANES if bytes.len() == n * W::BYTES => {
-            for (index, code) in codes.iter_mut().enumerate() {
-                *code = W::of((0..W::BYTES).map(|plane| u64::from(bytes[plane * n + index]) << (8 * plane)).sum());
-            }
+        for (index, code) in four.iter_mut().enumerate() {
+            *code = match (symbols >> (2 * index)) & 3 {
+                3 => W::of(take_number(&mut others)?.checked_add(3)?),
+                code => W::of(u64::from(code)),
+            };
         }
-        _ => return None,
     }
-    W::restore(&codes, predicted);
-    Some(())
+    others.is_empty().then_some(())
 }
 
 fn take_number(bytes: &mut &[u8]) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! One tensor: its base restored, the set applied, the way back coded and tried, all in batches of pieces.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use reweight_quant::kernels::vectorized;
@@ -10,8 +11,9 @@ use super::{Control, Output, UndoFile};
 use crate::function::Function;
 use crate::ledger::TensorRecord;
 use crate::tensor::{FloatTensor, PIECE};
+use crate::undo::Coder;
 use crate::values::Float;
-use crate::{Applied, PatchError, State, state, undo};
+use crate::{Applied, PatchError, State, state};
 
 /// Pieces worked on before they are hashed and written, in order: 16 MiB of f32.
 const BATCH: usize = 32;
@@ -30,6 +32,8 @@ struct Work<'a> {
     tensor: FloatTensor<'a>,
     old: Option<(Function<'a>, Vec<&'a [u8]>)>,
     new: Option<Function<'a>>,
+    /// Memory that no thread uses at the moment.
+    idle: Mutex<Vec<Scratch>>,
 }
 
 /// Elements computed at a time: what lies between stays in the first cache. Whole groups of packed changes.
@@ -40,11 +44,13 @@ struct Scratch {
     values: [Vec<f64>; 4],
     predicted: Vec<u8>,
     guess: Vec<u8>,
+    coder: Coder,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { values: std::array::from_fn(|_| vec![0.0; BLOCK]), predicted: Vec::new(), guess: Vec::new() }
+        let values = std::array::from_fn(|_| vec![0.0; BLOCK]);
+        Self { values, predicted: Vec::new(), guess: Vec::new(), coder: Coder::default() }
     }
 }
 
@@ -253,7 +259,7 @@ impl<'a> Work<'a> {
             }
         };
         let new = state::function(set, weight, state.model.path())?;
-        Ok(Self { tensor, old, new })
+        Ok(Self { tensor, old, new, idle: Mutex::default() })
     }
 
     /// Shows the base to a function that must have seen all of it first, in order.
@@ -280,19 +286,24 @@ impl<'a> Work<'a> {
     fn batch(&self, start: usize, base: &mut [u8], patched: &mut [u8]) -> Result<Vec<Vec<u8>>, (usize, Broken)> {
         let piece_bytes = PIECE * self.tensor.float.bytes();
         let first = start / PIECE;
-        let one = |scratch: &mut Scratch, index: usize, base: &mut [u8], patched: &mut [u8]| {
-            self.piece((first + index) * PIECE, base, patched, scratch).map_err(|broken| (first + index, broken))
+        let one = |index: usize, base: &mut [u8], patched: &mut [u8]| {
+            let mut scratch = self.idle().pop().unwrap_or_default();
+            let done = self.piece((first + index) * PIECE, base, patched, &mut scratch);
+            self.idle().push(scratch);
+            done.map_err(|broken| (first + index, broken))
         };
+        let pieces = base.par_chunks_mut(piece_bytes);
         let results: Vec<Result<Vec<u8>, (usize, Broken)>> = if patched.is_empty() {
-            let pieces = base.par_chunks_mut(piece_bytes).enumerate();
-            pieces.map_init(Scratch::default, |scratch, (index, base)| one(scratch, index, base, &mut [])).collect()
+            pieces.enumerate().map(|(index, base)| one(index, base, &mut [])).collect()
         } else {
-            let pieces = base.par_chunks_mut(piece_bytes).zip(patched.par_chunks_mut(piece_bytes)).enumerate();
-            pieces
-                .map_init(Scratch::default, |scratch, (index, (base, patched))| one(scratch, index, base, patched))
-                .collect()
+            let pieces = pieces.zip(patched.par_chunks_mut(piece_bytes)).enumerate();
+            pieces.map(|(index, (base, patched))| one(index, base, patched)).collect()
         };
         results.into_iter().collect()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Scratch>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn piece(
@@ -319,10 +330,10 @@ impl<'a> Work<'a> {
             new.predict(wide, sum, values);
             float.write(values, &mut predicted[place]);
         }
-        let record = undo::encode(float, base, &predicted);
+        let record = scratch.coder.encode(float, base, &predicted);
         scratch.guess.clone_from(&predicted);
         scratch.predicted = predicted;
-        match undo::decode(float, &record, &mut scratch.guess) {
+        match scratch.coder.decode(float, &record, &mut scratch.guess) {
             Some(()) if scratch.guess == base => Ok(record),
             _ => Err(Broken::NoWayBack),
         }
@@ -343,7 +354,7 @@ impl<'a> Work<'a> {
             old.predict(wide, sum, values);
             float.write(values, &mut base[place]);
         }
-        undo::decode(float, records[start / PIECE], base).ok_or(Broken::Record)
+        scratch.coder.decode(float, records[start / PIECE], base).ok_or(Broken::Record)
     }
 
     /// What a piece that begins at an element met. Weights that were changed make their records meaningless, so that is looked at first.
