@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use reweight_quant::error::{FileError, PlanError, RunError};
 
+use crate::scope::ScopeError;
+
 /// Anything that stops work on patches.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +16,9 @@ pub enum PatchError {
     /// The target is in the way, or a pattern matches nothing.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// A name that does not stand for a whole model, or not for one that can be written.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// Anything else of the pipeline below.
     #[error(transparent)]
     Quant(reweight_quant::Error),
@@ -60,6 +65,16 @@ pub enum PatchError {
     /// Weights that cannot be given other values.
     #[error("tensor {tensor:?} of `{}` is stored as {found}, which cannot be given other values", model.display())]
     Storage {
+        /// The model.
+        model: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What it is stored as.
+        found: String,
+    },
+    /// Weights that no patch can be made of.
+    #[error("tensor {tensor:?} of `{}` is stored as {found}: a patch is made of floating-point weights", model.display())]
+    NotFloat {
         /// The model.
         model: PathBuf,
         /// The tensor.
@@ -221,6 +236,7 @@ impl PatchError {
             Self::File(error) => return error.hint(),
             Self::Plan(error) => return error.hint(),
             Self::Quant(error) => return error.hint(),
+            Self::Scope(error) => return Some(error.hint()),
             Self::NoPatch { .. } => {
                 "a patch is a file that `reweight patch extract` or `diff` wrote, or a folder with adapter_config.json"
             }
@@ -235,6 +251,12 @@ impl PatchError {
                 "put the weights back that the ledger speaks of; what was done to them since is not known"
             }
             Self::Storage { .. } => "patch the unquantized model, then quantize it",
+            Self::NotFloat { model, .. } => {
+                return Some(format!(
+                    "`reweight convert {} TARGET --to f32` writes what its codes stand for",
+                    model.display()
+                ));
+            }
             Self::Overflow { .. } => "a smaller strength, or a base of a wider type",
             _ => return None,
         };

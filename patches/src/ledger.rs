@@ -73,13 +73,8 @@ pub struct PatchRecord {
     /// Bytes of its file.
     pub bytes: u64,
     /// Whether it stays beside the weights.
-    #[serde(skip_serializing_if = "is_false", default)]
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub side: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-pub(crate) const fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 /// A tensor that only patches beside the weights speak of.

@@ -26,6 +26,7 @@ pub mod packed;
 pub mod patch;
 pub mod place;
 pub mod rewrite;
+pub mod scope;
 pub mod shards;
 pub mod side;
 pub mod signature;

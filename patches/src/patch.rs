@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::PatchError;
 use crate::affine::Affine;
 use crate::function::{Replacement, Term};
-use crate::ledger::is_false;
 use crate::low_rank::{Magnitudes, Product};
 use crate::packed::{Bits, GROUP, Packed};
 use crate::shards::Shards;
@@ -30,6 +29,13 @@ pub const VERSION: &str = "1";
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 8 << 20;
+
+/// Whether a file's header says that it is a patch; nothing more is read.
+#[must_use]
+pub fn is_patch(path: &Path) -> bool {
+    let file = || SafetensorsFile::open(path).ok()?.metadata().get("format").map(|format| format == FORMAT);
+    path.is_file() && file().unwrap_or(false)
+}
 
 /// What a patch was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +125,7 @@ pub enum Change {
         /// Rows of the block.
         rank: usize,
         /// It is repeated along the outputs too (MiSS `mini`); the shape is then that of one block's outputs.
-        #[serde(skip_serializing_if = "is_false", default)]
+        #[serde(skip_serializing_if = "std::ops::Not::not", default)]
         repeated: bool,
     },
     /// `T:block`, one square for each run of outputs, by which the base is multiplied (Bone and MiSS `bat`).
@@ -222,6 +228,14 @@ impl Patch {
         let prefix = format!("{tensor}:");
         let parts = self.file.tensors().iter().filter(|part| part.name.starts_with(&prefix));
         parts.for_each(|part| self.bytes().release(part.range.clone()));
+    }
+
+    /// Bytes of the parts of a tensor's change.
+    #[must_use]
+    pub fn bytes_of(&self, tensor: &str) -> usize {
+        let prefix = format!("{tensor}:");
+        let parts = self.file.tensors().iter().filter(|part| part.name.starts_with(&prefix));
+        parts.map(|part| part.range.len()).sum()
     }
 
     /// How it changes a tensor, if it does.

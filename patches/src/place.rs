@@ -1,8 +1,14 @@
 //! Where a model's files, its ledger and an update in the making are.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use reweight_quant::store::model::LEDGER_NAME;
+
+use crate::scope::ScopeError;
+
+/// The file of an update that says what is to be done: once it is there, the model is the new one.
+pub(crate) const COMMIT: &str = "commit.json";
 
 /// The places that belong to one model on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,13 +38,19 @@ impl Place {
     /// Of a single file.
     #[must_use]
     pub fn of_file(model: &Path) -> Self {
-        let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Names stay as they are, text or not.
+        let beside = |before: &str, after: &str| {
+            let mut name = OsString::from(before);
+            name.push(model.file_name().unwrap_or_default());
+            name.push(after);
+            model.with_file_name(name)
+        };
         let root = model.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Self {
             model: model.to_owned(),
             root: root.to_owned(),
-            ledger: model.with_file_name(format!("{name}.ledger")),
-            update: model.with_file_name(format!(".{name}.reweight-update")),
+            ledger: beside("", ".ledger"),
+            update: beside(".", ".reweight-update"),
         }
     }
 
@@ -48,9 +60,24 @@ impl Place {
         if model.is_file() { Self::of_file(model) } else { Self::of_folder(model) }
     }
 
-    /// The name of the ledger's folder within [`Place::root`].
+    /// Whether the model is a folder.
     #[must_use]
-    pub fn ledger_name(&self) -> String {
-        self.ledger.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    pub fn is_folder(&self) -> bool {
+        self.root == self.model
     }
+
+    /// The file that says that an update was committed.
+    #[must_use]
+    pub fn commit(&self) -> PathBuf {
+        self.update.join(COMMIT)
+    }
+}
+
+/// The name of a file within its folder, as a ledger and a commit hold it.
+///
+/// # Errors
+/// `ScopeError::FileName` for one that is not UTF-8.
+pub(crate) fn file_name(path: &Path) -> Result<&str, ScopeError> {
+    let name = path.file_name().unwrap_or_default();
+    name.to_str().ok_or_else(|| ScopeError::FileName { path: path.to_owned() })
 }

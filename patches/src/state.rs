@@ -12,7 +12,7 @@ use crate::ledger::{self, Ledger, PatchRecord, TensorRecord};
 use crate::place::Place;
 use crate::tensor::find;
 use crate::update::{Recovered, recover};
-use crate::{Patch, PatchError, side};
+use crate::{Patch, PatchError, scope, side};
 
 /// A patch with its strength, on a model or about to be.
 #[derive(Clone, Debug)]
@@ -47,11 +47,12 @@ pub struct State {
 /// Cost: reads headers, the ledger and its patches, and hashes the latter and the undo records; no weights.
 ///
 /// # Errors
-/// `PatchError`: a model or ledger that cannot be read, or a ledger that is not as it was written.
+/// `PatchError`: a model or ledger that cannot be read, a ledger that is not as it was written, or a name that stands for a part of a model.
 pub fn open(path: &Path) -> Result<State, PatchError> {
     let place = Place::of(path);
     let recovered = recover(&place)?;
     let model = Model::open(path)?;
+    scope::check_whole(&model, &place)?;
     match model.layout() {
         ModelLayout::Folder => State::new(model, Some(Folder::on_disk(path)), place, recovered),
         ModelLayout::Gguf if path.is_dir() => State::new(model, Some(Folder::on_disk(path)), place, recovered),
@@ -61,12 +62,13 @@ pub fn open(path: &Path) -> Result<State, PatchError> {
 
 /// Opens a model as its readers see it: with the patches that its ledger keeps beside the weights.
 ///
-/// Cost: as `Model::open`, and where there is a ledger that of [`open`]; an update that was killed is left to verbs that patch.
+/// Cost: as `Model::open`, and where there is a ledger that of [`open`].
 ///
 /// # Errors
-/// As [`open`].
+/// As [`open`]; `ScopeError::Unfinished` for an update that was killed after its commit, which only verbs that patch carry through.
 pub fn open_with_side_terms(path: &Path) -> Result<Model, PatchError> {
     let (model, place) = (Model::open(path)?, Place::of(path));
+    scope::check_read(&model, &place)?;
     let is_folder = path.is_dir();
     if !Ledger::read(&place.ledger)?.is_some_and(|ledger| ledger.patches.iter().any(|patch| patch.side)) {
         return Ok(model);

@@ -55,9 +55,9 @@ pub(crate) struct FloatTensor<'a> {
 
 impl<'a> FloatTensor<'a> {
     /// # Errors
-    /// `PatchError::Storage` where it is quantized, of integers, or scaled.
+    /// `PatchError::NotFloat` where it is quantized, of integers, or scaled.
     pub(crate) fn of(weight: &'a Weight, model: &Path) -> Result<Self, PatchError> {
-        Self::if_float(weight).ok_or_else(|| PatchError::Storage {
+        Self::if_float(weight).ok_or_else(|| PatchError::NotFloat {
             model: model.to_owned(),
             tensor: weight.name.clone(),
             found: weight.stored_as(),

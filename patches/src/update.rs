@@ -14,9 +14,7 @@ use reweight_quant::store::rename;
 use serde::{Deserialize, Serialize};
 
 use crate::PatchError;
-use crate::place::Place;
-
-const COMMIT: &str = "commit.json";
+use crate::place::{COMMIT, Place};
 
 /// What a recovery found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +156,8 @@ pub fn recover(place: &Place) -> Result<Option<Recovered>, PatchError> {
 
 #[cfg(test)]
 mod tests {
+    use reweight_quant::store::model::LEDGER_NAME;
+
     use super::*;
 
     fn text(path: &Path) -> String {
@@ -171,7 +171,7 @@ mod tests {
         fs::create_dir_all(&place.ledger).expect("a folder");
         fs::write(folder.path().join("w"), "old").expect("a file");
         fs::write(place.ledger.join("l"), "old").expect("a file");
-        let new_ledger = place.update.join(place.ledger_name());
+        let new_ledger = place.update.join(LEDGER_NAME);
         fs::create_dir_all(&new_ledger).expect("a folder");
         fs::write(place.update.join("w"), "new").expect("a file");
         fs::write(new_ledger.join("l"), "new").expect("a file");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn commit(place: &Place) {
-        let moves = ["w", &place.ledger_name()].map(|name| Move { name: name.to_owned(), remove: false });
+        let moves = ["w", LEDGER_NAME].map(|name| Move { name: name.to_owned(), remove: false });
         let text = serde_json::to_vec(&Commit { schema: 1, moves: moves.to_vec() }).expect("JSON");
         fs::write(place.update.join(COMMIT), text).expect("a file");
     }
@@ -198,7 +198,7 @@ mod tests {
                 fs::rename(&place.ledger, place.update.join("old-reweight-ledger")).expect("a move");
             }
             if point > 3 {
-                fs::rename(place.update.join(place.ledger_name()), &place.ledger).expect("a move");
+                fs::rename(place.update.join(LEDGER_NAME), &place.ledger).expect("a move");
             }
             let (done, expected) =
                 if point == 0 { (Recovered::RolledBack, "old") } else { (Recovered::Completed, "new") };

@@ -6,7 +6,7 @@ use reweight_quant::pattern::Pattern;
 
 use crate::args::Diff;
 use crate::failure::Status;
-use crate::ui::{Align, Table, Ui};
+use crate::ui::{Align, Table, Ui, escape};
 
 pub(super) fn run(arguments: &Diff, kernels: &Kernels, ui: &Ui) -> anyhow::Result<Status> {
     let (a, b) = (super::open(&arguments.a, ui)?, super::open(&arguments.b, ui)?);
@@ -63,7 +63,7 @@ fn show(difference: &Difference, ui: &Ui) -> anyhow::Result<()> {
     }
     for (names, which) in [(&difference.only_in_a, "first"), (&difference.only_in_b, "second")] {
         for name in names {
-            ui.print(&format!("only in the {which}: {name}"))?;
+            ui.print(&format!("only in the {which}: {}", escape(name)))?;
         }
     }
     ui.print(&format!("{n_identical} of {} tensors are identical", difference.tensors.len()))

@@ -213,7 +213,7 @@ fn batch_norm_is_replaced_and_restored() {
 }
 
 #[track_caller]
-fn refused(dir: &Dir, words: &str, parts: &[&str]) {
+pub(crate) fn refused(dir: &Dir, words: &str, parts: &[&str]) {
     let ran = Cmd::new(words).in_dir(dir).run().expect_status(2);
     for part in parts {
         assert!(ran.stderr.contains(part), "`{words}` does not say {part:?}:\n{}", ran.stderr);

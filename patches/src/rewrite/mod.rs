@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use reweight_quant::error::{FileError, RunError};
-use reweight_quant::store::model::MANIFEST_NAME;
+use reweight_quant::store::model::{LEDGER_NAME, MANIFEST_NAME};
 use reweight_quant::store::{Bytes, Weight};
-use reweight_quant::stream::{Staging, StagingOptions, check_target};
+use reweight_quant::stream::{Staging, StagingOptions};
 
 use crate::ledger::{self, BASE_MANIFEST, Ledger, PatchRecord, SideRecord, TensorRecord};
-use crate::place::Place;
+use crate::place::{Place, file_name};
+use crate::scope::check_destination;
 use crate::tensor::Target;
 use crate::update::{Move, Update};
 use crate::{Applied, PatchError, State};
@@ -85,21 +86,20 @@ pub fn rewrite(
     control: &Control<'_>,
 ) -> Result<Outcome, PatchError> {
     let plan = outline(state, set)?;
+    check_destination(state, &plan, destination)?;
     match destination {
         Destination::InPlace => {
-            let update = Update::begin(&state.place)?;
-            in_update(state, set, &plan, update, &state.place, control)
+            let names = Names::at(&state.place)?;
+            in_update(state, set, &plan, Update::begin(&state.place)?, &names, control)
         }
-        Destination::Target { path, force, .. } if state.folder.is_none() => {
-            check_target(&state.model, path, force)?;
+        Destination::Target { path, .. } if state.folder.is_none() => {
             let place = Place::of_file(path);
-            let update = Update::begin(&place)?;
-            in_update(state, set, &plan, update, &place, control)
+            let names = Names::at(&place)?;
+            in_update(state, set, &plan, Update::begin(&place)?, &names, control)
         }
         Destination::Target { path, force, fsync } => {
-            check_target(&state.model, path, force)?;
             let staging = Staging::open(path, StagingOptions { force, resume: false, fsync })?;
-            let names = Names { single: None, ledger: Place::of_folder(path).ledger_name() };
+            let names = Names { single: None, ledger: LEDGER_NAME.to_owned() };
             let written = write(state, set, &plan, staging.partial(), &names, control)
                 .and_then(|outcome| copy_rest(state, &plan, set.is_empty(), staging.partial()).map(|()| outcome));
             match written {
@@ -125,9 +125,17 @@ struct Names {
 }
 
 impl Names {
-    fn of(&self, file: &Path) -> String {
-        let own = || file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.single.clone().unwrap_or_else(own)
+    /// Of the model that belongs to a place.
+    fn at(place: &Place) -> Result<Self, PatchError> {
+        let single = if place.is_folder() { None } else { Some(file_name(&place.model)?.to_owned()) };
+        Ok(Self { single, ledger: file_name(&place.ledger)?.to_owned() })
+    }
+
+    fn of(&self, file: &Path) -> Result<String, PatchError> {
+        Ok(match &self.single {
+            Some(name) => name.clone(),
+            None => file_name(file)?.to_owned(),
+        })
     }
 }
 
@@ -137,15 +145,12 @@ fn in_update(
     set: &[Applied],
     plan: &Plan,
     update: Update,
-    place: &Place,
+    names: &Names,
     control: &Control<'_>,
 ) -> Result<Outcome, PatchError> {
-    let single = state.folder.is_none().then(|| place.model.file_name().unwrap_or_default());
-    let single = single.map(|name| name.to_string_lossy().into_owned());
-    let names = Names { single, ledger: place.ledger_name() };
-    let written = write(state, set, plan, update.folder(), &names, control);
+    let written = write(state, set, plan, update.folder(), names, control);
     let copied = written.and_then(|outcome| {
-        let mut moves = moves(state, plan, set, &names)?;
+        let mut moves = moves(state, plan, set, names)?;
         if let Some(name) = &names.single
             && !update.folder().join(name).exists()
         {
@@ -177,7 +182,8 @@ fn in_update(
 /// What takes its place and what leaves it: weight files first, so that a model in one file changes with its first rename.
 fn moves(state: &State, plan: &Plan, set: &[Applied], names: &Names) -> Result<Vec<Move>, PatchError> {
     let step = |name: String, remove| Move { name, remove };
-    let mut moves: Vec<Move> = plan.files().keys().map(|file| step(names.of(file), false)).collect();
+    let files = plan.files().keys().map(|file| Ok(step(names.of(file)?, false)));
+    let mut moves = files.collect::<Result<Vec<Move>, PatchError>>()?;
     moves.push(step(names.ledger.clone(), set.is_empty()));
     if base_manifest(state)?.is_some() {
         moves.push(step(MANIFEST_NAME.to_owned(), !set.is_empty()));
@@ -222,7 +228,7 @@ fn write(
     }
     let mut results: BTreeMap<usize, tensor::Written> = BTreeMap::new();
     for (file, tensors) in plan.files() {
-        let path = folder.join(names.of(file));
+        let path = folder.join(names.of(file)?);
         let mut output = Output::create(&path, state, tensors)?;
         for &index in tensors {
             let weight = &state.model.weights()[index];
@@ -358,11 +364,10 @@ const SETTINGS: [&str; 2] = ["quantize_config.json", "quant_config.json"];
 /// Copies into a target folder what no patch touches.
 fn copy_rest(state: &State, plan: &Plan, is_base: bool, target: &Path) -> Result<(), PatchError> {
     let Some(folder) = &state.folder else { return Ok(()) };
-    let touched: Vec<String> =
-        plan.files().keys().map(|file| Names { single: None, ledger: String::new() }.of(file)).collect();
+    let touched = plan.files().keys().map(|file| file_name(file)).collect::<Result<Vec<&str>, _>>()?;
     for name in folder.names()? {
         let is_left = state.model.left_behind().contains(&name) && !SETTINGS.contains(&name.as_str());
-        if touched.contains(&name) || name == MANIFEST_NAME || is_left {
+        if touched.contains(&name.as_str()) || name == MANIFEST_NAME || is_left {
             continue;
         }
         let path = target.join(&name);

@@ -32,7 +32,7 @@ pub struct Planned {
 }
 
 impl Plan {
-    pub(super) const fn files(&self) -> &BTreeMap<PathBuf, Vec<usize>> {
+    pub(crate) const fn files(&self) -> &BTreeMap<PathBuf, Vec<usize>> {
         &self.files
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reweight_patches::rewrite::{Destination, Plan};
-use reweight_patches::{Applied, Control, Ledger, Outcome, State, patch, rewrite};
+use reweight_patches::{Applied, Control, Ledger, Outcome, State, patch, rewrite, scope};
 use reweight_quant::memory;
 use serde::Serialize;
 
 use super::{open, open_patch, percent};
 use crate::args::{Add, PatchWriting, Remove, Scale};
 use crate::failure::{Problem, Status};
-use crate::ui::{Align, Table, Ui, bytes, duration, escape_path, rate};
+use crate::ui::{Align, Table, Ui, bytes, duration, escape, escape_path, rate};
 
 pub(super) fn add(arguments: &Add, ui: &Ui) -> anyhow::Result<Status> {
     let state = open(&arguments.model, ui)?;
@@ -144,14 +144,12 @@ fn finish(
         None if model.path().exists() => Destination::InPlace,
         None => return Err(Problem::usage("the bundled model cannot be changed").hint("name a TARGET").into()),
     };
-    if let Some(path) = target {
-        reweight_quant::stream::check_target(model, path, writing.force)?;
-    }
+    let plan = rewrite::outline(state, set)?;
+    scope::check_destination(state, &plan, destination)?;
     if writing.dry_run {
         show_plan(&rewrite::plan(state, set)?, ui)?;
         return Ok(Status::Done);
     }
-    let plan = rewrite::outline(state, set)?;
     let started = Instant::now();
     let progress = ui.progress(plan.touched_bytes());
     let advance = |name: &str, bytes: u64| progress.step(name, bytes);
@@ -211,11 +209,15 @@ fn show(outcome: &Outcome, set: &[Applied], ui: &Ui) -> anyhow::Result<()> {
     let beside = |side: bool| if side { ", beside the weights" } else { "" };
     let on = ledger.patches.iter();
     let on: Vec<String> =
-        on.map(|patch| format!("{} ({}{})", patch.name, patch.strength, beside(patch.side))).collect();
+        on.map(|patch| format!("{} ({}{})", escape(&patch.name), patch.strength, beside(patch.side))).collect();
     ui.print(&format!("on it: {}", on.join(", ")))?;
     for patch in &ledger.patches {
         if let Some(share) = survived(ledger, set, &patch.blake3) {
-            ui.print(&format!("quantized again: {:.1} % of what {} changes is there", 100.0 * share, patch.name))?;
+            ui.print(&format!(
+                "quantized again: {:.1} % of what {} changes is there",
+                100.0 * share,
+                escape(&patch.name)
+            ))?;
         }
     }
     ui.print(&format!(
