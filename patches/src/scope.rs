@@ -172,11 +172,10 @@ fn check_in_place(state: &State, plan: &Plan) -> Result<(), PatchError> {
             return Err(part_of(place));
         }
     }
-    for file in plan.files().keys().filter(|file| file.is_symlink()) {
+    plan.files().keys().find(|file| file.is_symlink()).map_or(Ok(()), |file| {
         let real = file.canonicalize().unwrap_or_else(|_| file.clone());
-        return Err(ScopeError::Link { file: file.clone(), real }.into());
-    }
-    Ok(())
+        Err(ScopeError::Link { file: file.clone(), real }.into())
+    })
 }
 
 /// A copy of one file is one file of its kind, and that of a folder a folder.

@@ -20,8 +20,7 @@ pub(crate) use budget::{Budget, Plan};
 pub(crate) use guidance::{Guidance, Method, Objective, Propagate, Scales};
 pub(crate) use measure::{Bench, Calibrate, Eval};
 pub(crate) use patch::{
-    Add, Compare, DeltaBits, Extract, List, Patch, PatchDiff, PatchVerb, PatchVerify, PatchWriting, Projection, Remove,
-    Scale,
+    Add, Compare, DeltaBits, Extract, List, Patch, PatchDiff, PatchVerb, PatchWriting, Projection, Remove, Scale,
 };
 pub(crate) use value::{EngineChoice, ReportFile, ReportFormat, ShardSize, TensorScheme};
 
@@ -157,7 +156,7 @@ pub(crate) enum Verb {
 /// Show what a model holds, without reading its weights
 ///
 /// Lists tensors with their shape, type and size. Only headers are read, so a model of any size takes a moment. Of a file
-/// that `calibrate` wrote, lists what went into each layer.
+/// that `calibrate` wrote, lists what went into each layer; of a patch or an adapter, which tensors it changes how.
 #[derive(Debug, PartialEq, Group)]
 #[command(after_long_help = "\
 Examples:
@@ -166,7 +165,7 @@ Examples:
   reweight inspect ./model-int4 --for vllm
   reweight inspect ./model --json | jq '.tensors[].name'")]
 pub(crate) struct Inspect {
-    /// Folder, .safetensors file or .gguf file
+    /// Folder, .safetensors file, .gguf file, statistics, logits or a patch
     #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(crate) model: PathBuf,
 
@@ -390,7 +389,8 @@ pub(crate) struct Diff {
 
 /// Check that a written model is what it says it is
 ///
-/// Reads every byte and compares with the digests recorded when it was written. Exits 1 if one differs.
+/// Reads every byte and compares with the digests recorded when it was written. Exits 1 if one differs. Of a patched model,
+/// does what `patch verify` does.
 #[derive(Debug, PartialEq, Group)]
 #[command(after_long_help = "\
 Examples:

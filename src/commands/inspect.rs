@@ -13,8 +13,8 @@ use reweight_quant::store::{Model, ModelLayout, Weight};
 use reweight_quant::tensor::shape_text;
 use serde::Serialize;
 
-use super::engine;
 use super::look::{Seen, looks};
+use super::{engine, patch};
 use crate::args::Inspect;
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes};
@@ -63,6 +63,9 @@ pub(super) fn run(arguments: &Inspect, kernels: &'static Kernels, ui: &Ui) -> an
     }
     if SavedLogits::is_file(&arguments.model) {
         return logits(arguments, ui);
+    }
+    if patch::file::is_one(&arguments.model) {
+        return patch::file::run(&arguments.model, arguments.tensors.as_deref(), ui);
     }
     let model = super::open(&arguments.model, ui)?;
     let pattern = arguments.tensors.as_deref().map(Pattern::new).transpose()?;

@@ -19,6 +19,7 @@
 //! - [`linear`]: its weights as packed matrices of the library.
 //! - [`patch`]: patches extracted, added, rescaled and taken off.
 //! - [`patch_coded`]: patches on quantized models.
+//! - [`patch_names`]: which names stand for a model that can be patched.
 //! - `patch_killed`: models that are patched in place by a process that is killed.
 //! - [`patch_sequences`]: random sequences of patches on every kind of base.
 //! - [`quantize`]: what becomes of a model, scheme by scheme.
@@ -54,6 +55,7 @@ mod patch_adapters;
 mod patch_coded;
 #[cfg(target_os = "linux")]
 mod patch_killed;
+mod patch_names;
 mod patch_sequences;
 mod plan;
 mod quantize;

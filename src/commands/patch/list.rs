@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::rewriting::{OnModel, on_model, survived};
-use super::{open, percent};
+use super::{file, open, percent};
 use crate::args::List;
 use crate::failure::Status;
 use crate::ui::{Align, Table, Ui, bytes};
@@ -23,6 +23,9 @@ struct Document<'a> {
 }
 
 pub(super) fn run(arguments: &List, ui: &Ui) -> anyhow::Result<Status> {
+    if file::is_one(&arguments.model) {
+        return file::run(&arguments.model, None, ui);
+    }
     let state = open(&arguments.model, ui)?;
     let model_bytes = state.model().stored_bytes() as u64;
     let ledger = state.ledger();

@@ -2,10 +2,11 @@
 
 mod compare;
 mod extract;
+pub(super) mod file;
 mod list;
 mod low_rank;
 mod rewriting;
-mod verify;
+pub(super) mod verify;
 
 use std::path::Path;
 
@@ -26,7 +27,7 @@ pub(super) fn run(arguments: &Patch, ui: &Ui) -> anyhow::Result<Status> {
         PatchVerb::Remove(arguments) => rewriting::remove(arguments, ui),
         PatchVerb::Scale(arguments) => rewriting::scale(arguments, ui),
         PatchVerb::List(arguments) => list::run(arguments, ui),
-        PatchVerb::Verify(arguments) => verify::run(arguments, ui),
+        PatchVerb::Verify(arguments) => verify::run(&arguments.model, ui),
         PatchVerb::Compare(arguments) => compare::run(arguments, ui),
     }
 }

@@ -1,13 +1,14 @@
 //! `patch verify`: whether a patched model is what its ledger says.
 
+use std::path::Path;
+
 use reweight_patches::update::Recovered;
 use reweight_patches::verify::{Problem, verify};
 use serde::Serialize;
 
 use super::open;
-use crate::args::PatchVerify;
 use crate::failure::Status;
-use crate::ui::Ui;
+use crate::ui::{Ui, escape};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -18,8 +19,9 @@ struct Document<'a> {
     problems: &'a [Problem],
 }
 
-pub(super) fn run(arguments: &PatchVerify, ui: &Ui) -> anyhow::Result<Status> {
-    let state = open(&arguments.model, ui)?;
+/// Holds a model to its ledger, where there is one.
+pub(in crate::commands) fn run(model: &Path, ui: &Ui) -> anyhow::Result<Status> {
+    let state = open(model, ui)?;
     let problems = if state.ledger().is_some() { verify(&state)? } else { Vec::new() };
     let ok = problems.is_empty();
     let n_tensors = state.ledger().map_or(0, |ledger| ledger.tensors.len());
@@ -39,6 +41,7 @@ pub(super) fn run(arguments: &PatchVerify, ui: &Ui) -> anyhow::Result<Status> {
     } else {
         for problem in &problems {
             let Problem { tensor, what, expected, found } = problem;
+            let tensor = escape(tensor);
             ui.print(&format!("{tensor}: {what} expected {expected}, found {found}"))?;
         }
         let verdict = if ok { "are as the ledger says, and their base comes back" } else { "do NOT all hold" };
