@@ -2,6 +2,7 @@
 //! what a verb does is in `commands`. The help of every verb is committed under `tests/cli/snapshots`.
 
 mod budget;
+mod container;
 mod guidance;
 mod measure;
 mod patch;
@@ -17,6 +18,7 @@ use clap::{Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, Va
 use clap_complete::Shell;
 
 pub(crate) use budget::{Budget, Plan};
+pub(crate) use container::{AutoDtype, Container, ConvertTo, FloatDtype};
 pub(crate) use guidance::{Guidance, Method, Objective, Propagate, Scales};
 pub(crate) use measure::{Bench, Calibrate, Eval};
 pub(crate) use patch::{
@@ -87,7 +89,7 @@ pub(crate) struct Global {
 
     /// SIMD kernels to use [auto, scalar, avx2, avx512, neon]
     ///
-    /// `auto` takes the fastest that this machine has. The bytes written do not depend on it.
+    /// `auto` takes the fastest that this machine has. The bytes written do not depend on it, unless a model is run on --text.
     #[arg(long, global = true, value_enum, value_name = "NAME", default_value_t, hide_default_value = true)]
     #[arg(hide_possible_values = true)]
     pub(crate) kernels: KernelChoice,
@@ -474,96 +476,6 @@ pub(crate) struct Writing {
     /// Slower; for a machine that may lose power.
     #[arg(long)]
     pub(crate) fsync: bool,
-}
-
-/// Layout of a quantized model's files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Container {
-    /// safetensors as the compressed-tensors library lays them out
-    #[default]
-    CompressedTensors,
-    /// safetensors as `AutoAWQ` lays them out
-    Awq,
-    /// safetensors as `AutoGPTQ` lays them out
-    Gptq,
-    /// The same with zeros as they are
-    GptqV2,
-    /// safetensors in the toolkit's own layout
-    Reweight,
-    /// One file for llama.cpp
-    Gguf,
-}
-
-impl Container {
-    /// The layout of folders; `None` for a GGUF file.
-    pub(crate) const fn layout(self) -> Option<reweight_quant::pack::Container> {
-        use reweight_quant::pack::Container as Layout;
-        Some(match self {
-            Self::CompressedTensors => Layout::CompressedTensors,
-            Self::Awq => Layout::Awq,
-            Self::Gptq => Layout::Gptq,
-            Self::GptqV2 => Layout::GptqV2,
-            Self::Reweight => Layout::Reweight,
-            Self::Gguf => return None,
-        })
-    }
-}
-
-/// What `convert` writes: floats, or codes in a layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConvertTo {
-    /// Every weight in floating point.
-    Floats(FloatDtype),
-    /// Codes in this layout.
-    Codes(Container),
-}
-
-impl ValueEnum for ConvertTo {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[
-            Self::Floats(FloatDtype::Bf16),
-            Self::Floats(FloatDtype::F16),
-            Self::Floats(FloatDtype::F32),
-            Self::Codes(Container::CompressedTensors),
-            Self::Codes(Container::Awq),
-            Self::Codes(Container::Gptq),
-            Self::Codes(Container::GptqV2),
-            Self::Codes(Container::Reweight),
-            Self::Codes(Container::Gguf),
-        ]
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        match self {
-            Self::Floats(dtype) => dtype.to_possible_value(),
-            Self::Codes(container) => container.to_possible_value(),
-        }
-    }
-}
-
-/// A floating-point type, or the one that fits best.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AutoDtype {
-    /// Decided from the model.
-    #[default]
-    Auto,
-    /// IEEE 754 binary16.
-    F16,
-    /// The upper half of binary32.
-    Bf16,
-    /// IEEE 754 binary32.
-    F32,
-}
-
-/// A floating-point type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FloatDtype {
-    /// bfloat16: the range of f32 in half the bytes
-    Bf16,
-    /// IEEE 754 half precision
-    F16,
-    /// IEEE 754 single precision
-    F32,
 }
 
 impl Args {

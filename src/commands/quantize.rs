@@ -188,7 +188,9 @@ fn block_by_block(job: Job<'_>) -> anyhow::Result<Option<Done>> {
     let propagate = guidance::propagate(guidance, method);
     let (objective, forms) = (guidance::objective(guidance), guidance::forms(guidance));
     if !arguments.writing.dry_run {
-        options.statistics = Some(format!("{} {propagate:?} {objective:?} {forms:?}", sample.digest(model)));
+        // Sums of a forward pass are in the order of the kernels.
+        let settings = format!("{propagate:?} {objective:?} {forms:?} {}", kernels.name);
+        options.statistics = Some(format!("{} {settings}", sample.digest(model)));
     }
     let mut plan = Plan::new(model, &options)?;
     let progress = ui.progress_of_tokens(sample.n_tokens() * propagate.passes(), network.n_blocks());
