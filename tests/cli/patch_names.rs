@@ -51,6 +51,7 @@ fn a_target_is_named_as_what_it_is() {
         ("patch add one.safetensors x.gguf --patch fog.patch", "a name that ends in .safetensors"),
         ("patch add clean x.safetensors --patch fog.patch", "the name of a folder"),
         ("patch add clean x.gguf --patch fog.patch --dry-run", "the name of a folder"),
+        ("patch add clean fog.patch --force --patch fog.patch", "the patch `fog.patch`"),
     ] {
         refused(&dir, words, &[expected]);
     }
@@ -202,6 +203,12 @@ fn a_link_is_not_replaced_by_a_copy() {
     // The weights stay as they are, so that the link may.
     run(&dir, "patch add hub --in-place --side --patch fog.patch");
     assert!(link.is_symlink());
+    let lone = dir.path().join("lone.safetensors");
+    std::os::unix::fs::symlink("blobs/weights", &lone).expect("a link");
+    run(&dir, "patch add lone.safetensors --in-place --side --patch fog.patch");
+    assert!(lone.is_symlink());
+    run(&dir, "patch remove lone.safetensors --in-place --all");
+    assert!(lone.is_symlink() && !dir.path().join("lone.safetensors.ledger").exists());
 }
 
 #[test]

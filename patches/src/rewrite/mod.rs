@@ -152,6 +152,7 @@ fn in_update(
     let copied = written.and_then(|outcome| {
         let mut moves = moves(state, plan, set, names)?;
         if let Some(name) = &names.single
+            && update.folder() != state.place.update
             && !update.folder().join(name).exists()
         {
             // No patch touches the only file; as a target it is wanted all the same.

@@ -18,6 +18,7 @@ pub(super) fn add(arguments: &Add, ui: &Ui) -> anyhow::Result<Status> {
     let state = open(&arguments.model, ui)?;
     let mut set = state.patches().to_vec();
     for file in &arguments.patch {
+        check_apart(arguments.target.as_deref(), &file.path)?;
         let opened = open_patch(&file.path, Some(state.model()))?;
         // A file's own name wins over the one it was made under: that is what people see.
         let name = patch::name_of(&file.path);
@@ -26,6 +27,18 @@ pub(super) fn add(arguments: &Add, ui: &Ui) -> anyhow::Result<Status> {
         set = state.with(set, new)?;
     }
     finish(&state, &set, arguments.target.as_deref(), &arguments.writing, ui)
+}
+
+/// That a target does not take the place of a patch, which may be the only one of its kind.
+fn check_apart(target: Option<&Path>, patch: &Path) -> anyhow::Result<()> {
+    let real = (target.and_then(|target| target.canonicalize().ok())).zip(patch.canonicalize().ok());
+    let Some((target, _)) = real.filter(|(target, patch)| patch.starts_with(target) || target.starts_with(patch))
+    else {
+        return Ok(());
+    };
+    let (target, patch) = (escape_path(&target), escape_path(patch));
+    let problem = Problem::usage(format!("target `{target}` is, or holds, or lies in the patch `{patch}`"));
+    Err(problem.hint("choose another name").into())
 }
 
 pub(super) fn remove(arguments: &Remove, ui: &Ui) -> anyhow::Result<Status> {
