@@ -254,3 +254,10 @@ fn hostile_configurations_are_refused() {
         assert!(ran.status == 2 && ran.stderr.contains(said), "{key}: {} {}", ran.status, ran.stderr);
     }
 }
+
+/// The word is the model; what follows it names a patch.
+#[test]
+fn the_bundled_classifier_can_be_looked_into() {
+    let model = Cmd::new("inspect demo-vision").run().expect_status(0);
+    assert!(model.stdout.contains("features.0.weight"), "{}", model.stdout);
+}

@@ -40,7 +40,7 @@ struct TensorDocument<'a> {
 
 /// Whether a path is that of a patch or of an adapter's folder, as far as headers tell.
 pub(in crate::commands) fn is_one(path: &Path) -> bool {
-    let bundled = demo::vision_file(path).is_some() && !path.exists();
+    let bundled = demo::vision_file(path).is_some() && demo::folder_of(path).is_none() && !path.exists();
     bundled || if path.is_dir() { path.join(adapter::CONFIG).is_file() } else { patch::is_patch(path) }
 }
 
